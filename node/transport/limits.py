@@ -1,0 +1,38 @@
+"""The deadlines and bounds every `Host` implementation keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class HostLimits:
+    """Bounds of a host; times in seconds. The simulated host keeps the same ones."""
+
+    dial_timeout: float = 5.0
+    """One `connect` over all addresses of a peer, handshakes included."""
+    dial_stagger: float = 0.1
+    """Head start of each address over the next (RFC 8305 recommends 100 to 250 ms)."""
+    negotiation_timeout: float = 5.0
+    """From the request for a stream to the peer's yes or no."""
+    stall_timeout: float = 5.0
+    """A write of which the peer took nothing for so long has failed."""
+    keepalive: float = 5.0
+    """Interval between pings; a peer silent for two intervals is disconnected."""
+    backoff_base: float = 0.5
+    """Longest wait after the first failed dial; doubles with each further failure."""
+    backoff_cap: float = 30.0
+    max_connections: int = 1000
+    """Live inbound connections; further ones are closed at once."""
+    max_streams_per_peer: int = 128
+    """Open streams with one peer, counted for each direction on its own."""
+    max_addresses_per_peer: int = 16
+
+    def __post_init__(self) -> None:
+        # The stock muxer stops answering silently at 256 outbound streams on a connection.
+        if not 1 <= self.max_streams_per_peer <= 250:
+            raise ValueError("max_streams_per_peer must be between 1 and 250")
+        if min(self.dial_timeout, self.negotiation_timeout, self.stall_timeout) <= 0:
+            raise ValueError("timeouts must be positive")
+        if self.keepalive <= 0 or self.max_connections < 1 or self.max_addresses_per_peer < 1:
+            raise ValueError("keepalive, max_connections, max_addresses_per_peer must be positive")
