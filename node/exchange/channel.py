@@ -1,0 +1,148 @@
+"""The streams to one peer, opened when needed and shared by all requests to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+import trio
+
+from ...dht.host import Buffer, Host
+from ...dht.peer_id import PeerId
+from ...errors import DeadlineError, MembershipError, MeshError, PeerError
+from .link import StreamLink
+from .messages import PROTOCOL
+from .pending import Asking, Pending
+from .settings import ExchangeSettings
+from .stats import PeerStats
+
+_log = structlog.get_logger(__name__)
+
+_CROWDED_BYTES = 256 * 1024
+"""Load on the least loaded stream from which on another one is worth opening."""
+
+
+@dataclass(slots=True, eq=False)
+class _Opening:
+    """A stream being opened; all who wait for it share the outcome."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    link: StreamLink | None = None
+    error: MeshError | None = None
+
+
+class PeerChannel:
+    """See the module.
+
+    The streams live in the nursery of the `Exchange`, so none dies with the task that was first to
+    need it. Lanes (interactive before repair before background) would choose the stream in `_pick`.
+
+    Args:
+        on_unused: called when the last stream is gone and nobody waits.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        peer: PeerId,
+        nursery: trio.Nursery,
+        settings: ExchangeSettings,
+        stats: PeerStats,
+        on_unused: Callable[[PeerChannel], None],
+    ) -> None:
+        self.peer = peer
+        self._host = host
+        self._nursery = nursery
+        self._settings = settings
+        self._stats = stats
+        self._on_unused = on_unused
+        self._links: list[StreamLink] = []
+        self._opening: _Opening | None = None
+        self._users = 0
+        self._slots = trio.Semaphore(settings.requests_per_peer)
+
+    async def ask(
+        self,
+        make: Callable[[int], Asking],
+        *,
+        data: Buffer = b"",
+        expected_bytes: int = 0,
+        first_byte_timeout: float,
+        progress_timeout: float,
+    ) -> Pending:
+        """Send one request, on whichever stream is best; returns it answered.
+
+        Args:
+            make: the request for a given id.
+            data: the body of a Put.
+            expected_bytes: of body, in either direction.
+
+        Raises:
+            PeerError, MembershipError: unreachable, or the stream broke before the answer.
+            DeadlineError: the peer was silent for too long.
+        """
+        self._users += 1
+        try:
+            with trio.move_on_after(self._settings.answer_timeout):
+                async with self._slots:
+                    link = await self._pick()
+                    return await link.ask(
+                        make, data, expected_bytes, first_byte_timeout, progress_timeout
+                    )
+        finally:
+            self._users -= 1
+            self._check_unused()
+        raise DeadlineError(
+            f"Peer {self.peer.short} did not complete a request within "
+            f"{self._settings.answer_timeout:g} s, though it answered others.",
+        )
+
+    async def _pick(self) -> StreamLink:
+        """A stream to use at once: no checkpoint lies between the choice and the return."""
+        usable = [link for link in self._links if link.usable]
+        if usable:
+            best = min(usable, key=lambda link: link.load)
+            room = len(usable) < self._settings.streams_per_peer
+            if room and best.load >= _CROWDED_BYTES and self._opening is None:
+                self._open()
+            return best
+        opening = self._opening or self._open()
+        await opening.done.wait()
+        if opening.link is not None and opening.link.usable:
+            return opening.link
+        error = opening.error or (opening.link and opening.link.failure)
+        if isinstance(error, MembershipError):
+            raise MembershipError(error.message, hint=error.hint)
+        message = f"Peer {self.peer.short} closed a new stream." if not error else error.message
+        raise PeerError(message, hint=error.hint if error else "")
+
+    def _open(self) -> _Opening:
+        self._opening = opening = _Opening()
+        self._nursery.start_soon(self._live, opening)
+        return opening
+
+    async def _live(self, opening: _Opening) -> None:
+        """Open a stream and run it until it ends."""
+        try:
+            stream = await self._host.open_stream(self.peer, PROTOCOL)
+            opening.link = StreamLink(stream, self._settings, self._stats)
+            self._links.append(opening.link)
+        except (PeerError, MembershipError) as error:
+            opening.error = error
+        except Exception as error:  # noqa: BLE001 - task boundary: one peer fails, not the node
+            _log.exception("open_stream_failed", peer=str(self.peer))
+            opening.error = PeerError(f"No stream to peer {self.peer.short}: {error!r}")
+        finally:
+            self._opening = None
+            opening.done.set()
+        if opening.link is not None:
+            try:
+                await opening.link.run()
+            finally:
+                self._links.remove(opening.link)
+        self._check_unused()
+
+    def _check_unused(self) -> None:
+        if not self._users and not self._links and self._opening is None:
+            self._on_unused(self)

@@ -1,0 +1,171 @@
+"""What one peer, and all peers together, may cost the server."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from .settings import ServerLimits
+
+
+class TokenBucket:
+    """`rate` tokens per second, at most `burst` saved up; it may be overdrawn by as much.
+
+    The overdraft is what makes ignoring a refusal pointless: a refused request is charged too.
+    """
+
+    __slots__ = ("_at", "_burst", "_rate", "_tokens")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._tokens = burst
+        self._at = now
+
+    def _refill(self, now: float) -> None:
+        if now > self._at:
+            self._tokens = min(self._tokens + (now - self._at) * self._rate, self._burst)
+            self._at = now
+
+    def take(self, cost: float, now: float) -> float:
+        """Charge `cost`; returns 0.0, or the seconds after which it would have been granted."""
+        self._refill(now)
+        self._tokens -= cost
+        # A cost above `burst` could never be met by saving: it is granted from a full bucket.
+        missing = min(0.0, self._tokens + max(cost - self._burst, 0.0))
+        return -missing / self._rate
+
+    def overdrawn(self, now: float) -> float:
+        """Seconds until the overdraft is within its limit again; 0.0 when it is."""
+        self._refill(now)
+        return max(-(self._tokens + self._burst) / self._rate, 0.0)
+
+    def is_full(self, now: float) -> bool:
+        self._refill(now)
+        return self._tokens >= self._burst
+
+
+class ByteBudget:
+    """At most `total` bytes taken at once; those who wait are served in order."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._taken = 0
+        self._waiting: deque[tuple[int, trio.Event]] = deque()
+
+    @property
+    def taken(self) -> int:
+        return self._taken
+
+    def try_take(self, size: int) -> bool:
+        """Take `size` bytes if that is possible without overtaking anyone."""
+        if self._waiting or self._taken + size > self._total:
+            return False
+        self._taken += size
+        return True
+
+    async def take(self, size: int) -> None:
+        """Wait for `size` bytes (at most `total`) and take them."""
+        if self.try_take(size):
+            return
+        turn = (size, trio.Event())
+        self._waiting.append(turn)
+        try:
+            await turn[1].wait()
+        except BaseException:
+            # Granted in the same instant as the cancellation, or still queued (perhaps in front of
+            # somebody who needs less).
+            if turn[1].is_set():
+                self.give_back(size)
+            else:
+                self._waiting.remove(turn)
+                self._grant()
+            raise
+
+    def give_back(self, size: int) -> None:
+        self._taken -= size
+        self._grant()
+
+    def _grant(self) -> None:
+        while self._waiting and self._taken + self._waiting[0][0] <= self._total:
+            size, granted = self._waiting.popleft()
+            self._taken += size
+            granted.set()
+
+
+@dataclass(slots=True, eq=False)
+class PeerAccount:
+    """What one peer uses now, over all its streams."""
+
+    bucket: TokenBucket
+    memory: ByteBudget
+    streams: int = 0
+    requests: int = 0
+
+
+class Accounts:
+    """The accounts of all peers, and the memory they share."""
+
+    def __init__(self, limits: ServerLimits) -> None:
+        self._limits = limits
+        self._accounts: dict[bytes, PeerAccount] = {}
+        self.memory = ByteBudget(limits.memory_bytes)
+
+    def of(self, peer: bytes) -> PeerAccount:
+        account = self._accounts.get(peer)
+        if account is None:
+            self._drop_unused()
+            account = self._accounts[peer] = PeerAccount(
+                TokenBucket(
+                    self._limits.requests_per_second,
+                    self._limits.request_burst,
+                    trio.current_time(),
+                ),
+                ByteBudget(self._limits.memory_per_peer),
+            )
+        return account
+
+    def _drop_unused(self) -> None:
+        # An account with debts outlives its streams, or reconnecting would clear them.
+        now = trio.current_time()
+        for peer, account in list(self._accounts.items()):
+            if not account.streams and account.bucket.is_full(now):
+                del self._accounts[peer]
+
+    def try_reserve(self, account: PeerAccount, size: int) -> bool:
+        """Take `size` bytes if nobody has to wait for them; `release` gives them back."""
+        if not account.memory.try_take(size):
+            return False
+        if self.memory.try_take(size):
+            return True
+        account.memory.give_back(size)
+        return False
+
+    def release(self, account: PeerAccount, size: int) -> None:
+        self.memory.give_back(size)
+        account.memory.give_back(size)
+
+    @asynccontextmanager
+    async def reserved(self, account: PeerAccount, size: int) -> AsyncIterator[None]:
+        """Hold `size` bytes of memory for one body.
+
+        A peer waits for its own earlier bodies as long as it takes (its slowness is its own), but
+        for those of others only `memory_wait_secs`.
+
+        Raises:
+            trio.TooSlowError: others hold the memory.
+        """
+        await account.memory.take(size)
+        try:
+            with trio.fail_after(self._limits.memory_wait_secs):
+                await self.memory.take(size)
+            try:
+                yield
+            finally:
+                self.memory.give_back(size)
+        finally:
+            account.memory.give_back(size)

@@ -1,0 +1,337 @@
+"""One stream to a peer with many requests on it.
+
+Two tasks own the stream, one reads, one writes; the tasks that ask only leave a `Pending` and wait.
+So cancelling a request never cancels a read or a write, which would cost the stream and everything
+else on it. The peer is told by CANCEL, and whatever it answers still is read and dropped: at most
+one body of one chunk per request given up, at most `max_abandoned` of them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from ...dht.host import Buffer, Stream
+from ...dht.peer_id import PeerId
+from ...errors import DeadlineError, FormatError, MeshError, PeerError
+from ..transport.streams import BufferedStream
+from .messages import MAX_REQUEST_ID, Body, Cancel, Data, Proceed, Put
+from .metered import MeteredStream
+from .pending import Asking, Pending, wait_with_progress
+from .settings import ExchangeSettings
+from .stats import PeerStats
+from .wire import PREFIX_BYTES, decode_answer, encode, header_rest
+
+_log = structlog.get_logger(__name__)
+
+PIECE_BYTES = 128 * 1024
+"""Bodies go out in pieces of this size, so that the streams of a connection share it."""
+_JOIN_BYTES = 16 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class _Frame:
+    """Something to write; `pending` is None for a CANCEL."""
+
+    header: bytes
+    body: memoryview
+    pending: Pending | None
+
+
+class StreamLink:
+    """See the module. Created by `PeerChannel`, which also runs it."""
+
+    def __init__(self, stream: Stream, settings: ExchangeSettings, stats: PeerStats) -> None:
+        self._metered = MeteredStream(stream)
+        self._reader = BufferedStream(self._metered)
+        self._settings = settings
+        self._stats = stats
+        self._pending: dict[int, Pending] = {}
+        self._abandoned = 0
+        self._next_id = 1
+        self._frames: deque[_Frame] = deque()
+        self._more_frames = trio.Event()
+        self._body_secs = 0.0
+        self._body_began: float | None = None
+        self._last_used = trio.current_time()
+        self._retired = False
+        self._idle = False
+        self._scope = trio.CancelScope()
+        self.failure: MeshError | None = None
+        """Why the stream broke; set once and for ever."""
+        self.load = 0
+        """Body bytes that requests on this stream are waiting for."""
+
+    @property
+    def peer(self) -> PeerId:
+        return self._metered.peer
+
+    @property
+    def usable(self) -> bool:
+        return self.failure is None and not self._retired and not self._idle
+
+    @property
+    def _live(self) -> int:
+        return len(self._pending) - self._abandoned
+
+    # --- for the tasks that ask ---
+
+    async def ask(
+        self,
+        make: Callable[[int], Asking],
+        data: Buffer,
+        expected_bytes: int,
+        first_byte_timeout: float,
+        progress_timeout: float,
+    ) -> Pending:
+        """Send a request (and its body, for a Put) and wait for the final answer.
+
+        Raises:
+            PeerError: the stream broke, or the peer spoke nonsense on it.
+            DeadlineError: silence for too long.
+        """
+        pending = self._submit(make, data, expected_bytes)
+        try:
+            await self._first_byte(pending, first_byte_timeout)
+            if pending.proceed and not pending.done.is_set():
+                self._send_body(pending, data)
+                await self._final_answer(pending, first_byte_timeout)
+            else:
+                await self._final_answer(pending, progress_timeout)
+        finally:
+            self._release(pending)
+        if pending.failure is not None:
+            raise PeerError(pending.failure.message, hint=pending.failure.hint)
+        return pending
+
+    async def _first_byte(self, pending: Pending, timeout: float) -> None:
+        if not await wait_with_progress(pending.began, lambda: self._moved(pending), timeout):
+            raise self._silent(pending, "the first byte of an answer", timeout)
+
+    async def _final_answer(self, pending: Pending, timeout: float) -> None:
+        if not await wait_with_progress(pending.done, lambda: self._moved(pending), timeout):
+            raise self._silent(pending, "the rest of an answer", timeout)
+
+    def _moved(self, pending: Pending) -> float:
+        """When `pending` last had reason to hope.
+
+        Anything the peer sends shows that it lives, and answers may queue behind others. What we
+        write shows nothing once our own frame is out: a frozen peer's window takes it too.
+        """
+        if pending.sent_at is not None:
+            return max(pending.sent_at, self._metered.last_read_at)
+        return max(pending.queued_at, self._metered.last_read_at, self._metered.last_write_at)
+
+    def _silent(self, pending: Pending, what: str, timeout: float) -> DeadlineError:
+        # Other requests here keep their own deadlines, new ones get a fresh stream.
+        self._retired = True
+        asked = type(pending.request).__name__.upper()
+        return DeadlineError(
+            f"Peer {self.peer.short} was silent for {timeout:g} s; waited for {what} to {asked}.",
+            hint="It may be overloaded, frozen or unreachable; other peers are not affected.",
+        )
+
+    def _submit(self, make: Callable[[int], Asking], data: Buffer, expected_bytes: int) -> Pending:
+        request = make(self._next_id)
+        self._next_id += 1
+        self._retired |= self._next_id > MAX_REQUEST_ID
+        pending = Pending(request, expected_bytes, trio.current_time())
+        self._pending[request.id] = pending
+        self.load += expected_bytes
+        inline = isinstance(request, Put) and request.inline
+        self._enqueue(encode(request), data if inline else b"", pending)
+        return pending
+
+    def _send_body(self, pending: Pending, data: Buffer) -> None:
+        pending.sent_at = None
+        pending.queued_at = trio.current_time()
+        self._enqueue(encode(Body(pending.request.id, len(data))), data, pending)
+
+    def _enqueue(self, header: bytes, body: Buffer, pending: Pending | None) -> None:
+        self._frames.append(_Frame(header, memoryview(body).cast("B"), pending))
+        self._more_frames.set()
+
+    def _release(self, pending: Pending) -> None:
+        """The asking task is done with `pending`, answered or not."""
+        self.load -= pending.expected_bytes
+        self._last_used = trio.current_time()
+        if pending.upload_began:
+            # Not when the transport's buffers had taken it all, but when the peer had answered.
+            self._stats.upload.ended(pending.uploaded, trio.current_time())
+        if not pending.done.is_set():
+            self._abandon(pending)
+        self._end_if_retired()
+
+    def _abandon(self, pending: Pending) -> None:
+        self._frames = deque(frame for frame in self._frames if frame.pending is not pending)
+        ident = pending.request.id
+        if not pending.sending:
+            del self._pending[ident]  # the peer never hears of it
+            return
+        if pending.sent_at is not None and pending.waited is None:
+            self._stats.gave_up(trio.current_time() - pending.sent_at)
+        pending.abandoned = True
+        self._abandoned += 1
+        self._enqueue(encode(Cancel(ident)), b"", None)
+        self._retired |= self._abandoned > self._settings.max_abandoned
+
+    def _end_if_retired(self) -> None:
+        if self._retired and not self._live:
+            self.end(PeerError(f"The stream to peer {self.peer.short} was given up."))
+
+    # --- the life of the stream ---
+
+    async def run(self) -> None:
+        """Read and write until the stream breaks, is idle for long, or this is cancelled."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._guard, self._write_frames)
+                    nursery.start_soon(self._guard, self._read_answers)
+                    nursery.start_soon(self._end_when_idle)
+        finally:
+            self.end(PeerError(f"The stream to peer {self.peer.short} was closed."))
+            with trio.CancelScope(shield=True):
+                await (self._reader.close() if self._idle else self._reader.reset())
+
+    def end(self, error: MeshError) -> None:
+        """Stop using the stream; requests in flight fail with `error`."""
+        if self.failure is None:
+            self.failure = error
+            for pending in self._pending.values():
+                pending.fail(error)
+            self._scope.cancel()
+
+    async def _guard(self, loop: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await loop()
+        except PeerError as error:
+            self.end(error)
+        except FormatError as error:
+            self.end(PeerError(f"Peer {self.peer.short} spoke nonsense: {error.message}"))
+        except Exception as error:  # noqa: BLE001 - task boundary: one stream ends, not the node
+            _log.exception("chunk_stream_failed", peer=str(self.peer))
+            self.end(PeerError(f"The stream to peer {self.peer.short} failed: {error!r}"))
+
+    async def _end_when_idle(self) -> None:
+        while True:
+            if self._pending:
+                await trio.sleep(self._settings.idle_secs)
+            elif (left := self._last_used + self._settings.idle_secs - trio.current_time()) > 0:
+                await trio.sleep(left)
+            else:
+                self._idle = True
+                self.end(PeerError(f"The idle stream to peer {self.peer.short} was closed."))
+                return
+
+    # --- writing ---
+
+    async def _write_frames(self) -> None:
+        while True:
+            if not self._frames:
+                self._more_frames = trio.Event()
+                await self._more_frames.wait()
+            else:
+                await self._write_batch()
+
+    async def _write_batch(self) -> None:
+        """Write the headers that wait, in one go, up to and with the first body."""
+        batch: list[_Frame] = []
+        size = 0
+        while self._frames and (not batch or size + len(self._frames[0].header) <= _JOIN_BYTES):
+            frame = self._frames.popleft()
+            if frame.pending is not None:
+                frame.pending.sending = True
+            batch.append(frame)
+            size += len(frame.header)
+            if frame.body:
+                break
+        await self._write(b"".join(frame.header for frame in batch))
+        await self._write_body(batch[-1])
+        for frame in batch:
+            if frame.pending is not None:
+                frame.pending.sent_at = trio.current_time()
+                frame.pending.busy_when_sent = self._busy_secs()
+
+    async def _write_body(self, frame: _Frame) -> None:
+        if frame.pending is None or not frame.body:
+            return
+        frame.pending.upload_began = True
+        self._stats.upload.began(trio.current_time())
+        for start in range(0, len(frame.body), PIECE_BYTES):
+            piece = frame.body[start : start + PIECE_BYTES]
+            await self._write(piece)
+            frame.pending.uploaded += len(piece)
+
+    async def _write(self, data: Buffer) -> None:
+        await self._metered.write(data)
+        self._stats.bytes_sent += len(data)
+
+    # --- reading ---
+
+    async def _read_answers(self) -> None:
+        while not await self._reader.at_end():
+            prefix = await self._reader.read_exactly(PREFIX_BYTES)
+            rest = await self._reader.read_exactly(header_rest(prefix, request=False))
+            self._stats.bytes_received += PREFIX_BYTES + len(rest)
+            answer = decode_answer(prefix[4:] + rest)
+            pending = self._pending.get(answer.id)
+            if pending is None or not pending.sending:
+                raise FormatError(f"It answered request {answer.id}, which was not asked.")
+            pending.check(answer)
+            self._note_first_byte(pending)
+            if isinstance(answer, Proceed):
+                pending.proceed = True
+                pending.began.set()
+                continue
+            if isinstance(answer, Data):
+                await self._read_body(pending, answer.length)
+            self._forget(pending)
+            pending.settle(answer)
+            self._end_if_retired()
+        raise PeerError(f"Peer {self.peer.short} ended the stream.")
+
+    def _note_first_byte(self, pending: Pending) -> None:
+        if pending.waited is None and pending.sent_at is not None:
+            waited = trio.current_time() - pending.sent_at
+            pending.waited = max(waited - (self._busy_secs() - pending.busy_when_sent), 0.0)
+            # What a Put waits for is the peer's disk or memory, not what a reader would wait for.
+            if not pending.abandoned and not isinstance(pending.request, Put):
+                self._stats.first_byte(pending.waited)
+
+    async def _read_body(self, pending: Pending, length: int) -> None:
+        pending.began.set()
+        # The peer announced `length`, but it is bounded by what was asked and by the largest chunk,
+        # and the pages are touched only as bytes come in.
+        body = bytearray(length)
+        self._body_began = trio.current_time()
+        self._stats.download.began(self._body_began)
+        before = self._metered.bytes_read
+        received = 0
+        try:
+            await self._reader.read_into(memoryview(body))
+            received = length
+        finally:
+            received = received or min(self._metered.bytes_read - before, length)
+            now = trio.current_time()
+            self._body_secs += now - self._body_began
+            self._body_began = None
+            self._stats.download.ended(received, now)
+            self._stats.bytes_received += received
+        if pending.abandoned:
+            self._stats.duplicates += 1
+        else:
+            pending.body = body
+
+    def _forget(self, pending: Pending) -> None:
+        del self._pending[pending.request.id]
+        self._abandoned -= pending.abandoned
+
+    def _busy_secs(self) -> float:
+        """Seconds this stream has spent delivering bodies, up to now."""
+        current = 0.0 if self._body_began is None else trio.current_time() - self._body_began
+        return self._body_secs + current

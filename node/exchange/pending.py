@@ -1,0 +1,106 @@
+"""One request of ours, from being queued to its final answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from ...errors import FormatError, MeshError
+from .messages import (
+    Answer,
+    AskInfo,
+    Data,
+    Get,
+    Have,
+    Held,
+    Info,
+    Proceed,
+    Put,
+    Refused,
+    Stored,
+)
+
+Asking = Have | Get | Put | AskInfo
+"""Requests that get an answer."""
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """State shared by the task that asks and the reader and writer of its stream.
+
+    Invariant: once `done` is set, exactly one of `answer` and `failure` is.
+    """
+
+    request: Asking
+    expected_bytes: int
+    queued_at: float
+    sending: bool = False
+    """The writer has begun with the request: from here on the peer owes an answer."""
+    abandoned: bool = False
+    """Nobody waits any more; what comes is read and dropped."""
+    sent_at: float | None = None
+    """When the last frame of ours was handed to the transport; None while one is queued."""
+    busy_when_sent: float = 0.0
+    """The stream's seconds spent in bodies of other requests, at `sent_at`."""
+    waited: float | None = None
+    """Seconds to the first byte of the answer, without those in which earlier bodies came."""
+    proceed: bool = False
+    upload_began: bool = False
+    uploaded: int = 0
+    began: trio.Event = field(default_factory=trio.Event)
+    """The first byte of an answer came (for a Put perhaps only Proceed), or `done`."""
+    done: trio.Event = field(default_factory=trio.Event)
+    answer: Answer | None = None
+    body: bytearray | None = None
+    failure: MeshError | None = None
+
+    def settle(self, answer: Answer) -> None:
+        self.answer = answer
+        self.began.set()
+        self.done.set()
+
+    def fail(self, error: MeshError) -> None:
+        self.failure = error
+        self.began.set()
+        self.done.set()
+
+    def check(self, answer: Answer) -> None:
+        """Raises FormatError when `answer` does not fit what was asked."""
+        if not self._fits(answer):
+            raise FormatError(
+                f"The answer to a {type(self.request).__name__} request was "
+                f"{type(answer).__name__}, or of a size that was not asked for."
+            )
+
+    def _fits(self, answer: Answer) -> bool:
+        match self.request, answer:
+            case _, Refused():
+                return True
+            case Have(digests=digests), Held(flags=flags):
+                return len(digests) == len(flags)
+            case Get(offset=offset, length=None), Data(size=size, length=length):
+                return length == size - offset
+            case Get(offset=offset, length=asked), Data(size=size, length=length):
+                return length == asked and offset + length <= size
+            case Put(inline=False), Proceed():
+                return not self.proceed
+            case Put(), Stored():
+                return True
+            case AskInfo(), Info():
+                return True
+            case _:
+                return False
+
+
+async def wait_with_progress(event: trio.Event, since: Callable[[], float], timeout: float) -> bool:
+    """Wait for `event` as long as the silence since `since()` (trio's time) is below `timeout`.
+
+    Returns:
+        False when there was silence for `timeout` seconds.
+    """
+    while not event.is_set() and (limit := since() + timeout) > trio.current_time():
+        with trio.move_on_at(limit):
+            await event.wait()
+    return event.is_set()

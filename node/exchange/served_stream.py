@@ -1,0 +1,386 @@
+"""One stream of one peer, served: many requests at once, answers as they become ready.
+
+One task reads; each request has a task of its own; a lock lets one answer at a time onto the
+stream. Everything is bounded: requests and bodies in memory per peer (`limits.py`), a refusal is
+written by the reader itself, so that a peer that floods us only stops being read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+import trio
+
+from ...dht.host import Buffer, Stream
+from ...errors import FormatError, PeerError
+from ..transport.streams import BufferedStream
+from .limits import Accounts, PeerAccount
+from .link import PIECE_BYTES
+from .messages import (
+    Answer,
+    AskInfo,
+    Body,
+    Cancel,
+    Data,
+    Get,
+    Have,
+    Proceed,
+    Put,
+    Reason,
+    Refused,
+    Request,
+    Reserved,
+)
+from .metered import MeteredStream
+from .service import ChunkService, Refusal
+from .settings import ServerLimits
+from .wire import PREFIX_BYTES, decode_request, encode, header_rest
+
+_log = structlog.get_logger(__name__)
+
+_BUSY_RETRY_SECS = 0.25
+_MEMORY_RETRY_SECS = 1.0
+_WRITE_GRACE_SECS = 30.0
+_DIGESTS_PER_TOKEN = 64
+_DRAIN_BYTES = 64 * 1024
+_JOIN_BYTES = 16 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class _Serving:
+    """One request being served."""
+
+    request: Get | Have | Put | AskInfo | Reserved
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    committed: bool = False
+    """A CANCEL comes too late: bytes are being written, or a body has been taken in."""
+    cancelled: bool = False
+    wants_body: bool = False
+    body_began: bool = False
+    body: bytearray | None = None
+    body_came: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(slots=True)
+class ServerCounts:
+    """Since the start."""
+
+    requests: int = 0
+    cancelled: int = 0
+    protocol_errors: int = 0
+    """Streams ended because the peer broke the protocol."""
+    faults: int = 0
+    """Requests that failed by a fault of this node."""
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    refusals: dict[str, int] = field(default_factory=dict)
+    """By reason."""
+
+
+class ServedStream:
+    """See the module.
+
+    Args:
+        closing: whether the server is about to stop.
+        on_finished: called when a request is over.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        service: ChunkService,
+        accounts: Accounts,
+        account: PeerAccount,
+        limits: ServerLimits,
+        counts: ServerCounts,
+        closing: Callable[[], bool],
+        on_finished: Callable[[], None],
+    ) -> None:
+        self._stream = MeteredStream(stream, self._touch)
+        self._reader = BufferedStream(self._stream)
+        self._service = service
+        self._accounts = accounts
+        self._account = account
+        self._limits = limits
+        self._counts = counts
+        self._closing = closing
+        self._on_finished = on_finished
+        self._requests: dict[int, _Serving] = {}
+        self._lock = trio.Lock()
+        self._scope = trio.CancelScope()
+        self._reading = trio.CancelScope()
+        self._bodies_owed = 0
+        self._refusing = False
+        self.active = 0
+        """Requests under way."""
+
+    async def run(self) -> None:
+        """Serve until the peer ends the stream, breaks the protocol or stalls."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                try:
+                    self._touch()
+                    with self._reading:
+                        await self._read_requests(nursery)
+                except PeerError as error:
+                    _log.debug("chunk_stream_lost", peer=str(self._stream.peer), error=str(error))
+                except FormatError as error:
+                    self._counts.protocol_errors += 1
+                    _log.warning(
+                        "chunk_protocol_error", peer=str(self._stream.peer), error=str(error)
+                    )
+                nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await self._stream.reset()
+
+    def stop(self) -> None:
+        """End the stream and all that is under way on it."""
+        self._scope.cancel()
+
+    def _touch(self) -> None:
+        """Something moved: set how long the next silence of the peer may last."""
+        now = trio.current_time()
+        if self._refusing:
+            self._reading.deadline = math.inf  # the write has its own deadline
+        elif self._bodies_owed:
+            self._reading.deadline = now + self._limits.body_stall_secs
+        elif self.active:
+            self._reading.deadline = math.inf  # it is our turn
+        else:
+            self._reading.deadline = now + self._limits.idle_secs
+
+    # --- reading ---
+
+    async def _read_requests(self, nursery: trio.Nursery) -> None:
+        while not await self._reader.at_end():
+            prefix = await self._reader.read_exactly(PREFIX_BYTES)
+            rest = await self._reader.read_exactly(header_rest(prefix, request=True))
+            self._counts.bytes_received += PREFIX_BYTES + len(rest)
+            request = decode_request(prefix[4:] + rest)
+            retry_after = await self._charge(request)
+            match request:
+                case Cancel(ident):
+                    self._cancel(ident)
+                case Body(ident, length):
+                    await self._take_body(ident, length)
+                case _:
+                    await self._accept(request, retry_after, nursery)
+
+    async def _charge(self, request: Request) -> float:
+        """Charge the peer's bucket; a peer deep in debt is not read for a while.
+
+        Returns:
+            Seconds after which the request would be granted, 0.0 when it is.
+        """
+        cost = 1.0
+        if isinstance(request, Have):
+            cost += len(request.digests) // _DIGESTS_PER_TOKEN
+        bucket = self._account.bucket
+        retry_after = bucket.take(cost, trio.current_time())
+        if (debt := bucket.overdrawn(trio.current_time())) > 0.0:
+            self._reading.deadline = math.inf
+            await trio.sleep(debt)
+            self._touch()
+        return retry_after
+
+    async def _accept(
+        self,
+        request: Get | Have | Put | AskInfo | Reserved,
+        retry_after: float,
+        nursery: trio.Nursery,
+    ) -> None:
+        if request.id in self._requests:
+            raise FormatError(f"Request id {request.id} is in use.")
+        self._counts.requests += 1
+        serving = _Serving(request)
+        size = request.length if isinstance(request, Put) and request.inline else 0
+        refusal: Refusal | None = None
+        if self._closing():
+            refusal = Refusal(Reason.SHUTTING_DOWN, "")
+        elif retry_after > 0.0:
+            refusal = Refusal(Reason.BUSY, "too many requests a second", retry_after)
+        elif self._account.requests >= self._limits.requests_per_peer:
+            refusal = Refusal(Reason.BUSY, "too many requests at once", _BUSY_RETRY_SECS)
+        elif not self._accounts.try_reserve(self._account, size):
+            refusal = Refusal(Reason.BUSY, "too many bytes in memory", _MEMORY_RETRY_SECS)
+        if refusal is not None:
+            await self._drain(size)
+            self._refusing = True
+            self._touch()
+            try:
+                await self._refuse(serving, refusal)
+            finally:
+                self._refusing = False
+                self._touch()
+            return
+        self._requests[request.id] = serving
+        self._account.requests += 1
+        self.active += 1
+        started = False
+        try:
+            if isinstance(request, Put) and request.inline:
+                self._bodies_owed += 1
+                await self._read_body(serving, size)
+            nursery.start_soon(self._serve, serving, size)
+            started = True
+        finally:
+            if not started:
+                self._finish(serving, size)
+
+    def _finish(self, serving: _Serving, reserved: int) -> None:
+        self._requests.pop(serving.request.id, None)
+        if serving.wants_body and serving.body is None:
+            self._bodies_owed -= 1
+        self._accounts.release(self._account, reserved)
+        self._account.requests -= 1
+        self.active -= 1
+        self._touch()
+        self._on_finished()
+
+    async def _drain(self, size: int) -> None:
+        while size:
+            size -= len(await self._reader.read_exactly(min(size, _DRAIN_BYTES)))
+
+    async def _take_body(self, ident: int, length: int) -> None:
+        serving = self._requests.get(ident)
+        if serving is None or not serving.wants_body or serving.body_began:
+            raise FormatError(f"A body came for request {ident}, which waits for none.")
+        assert isinstance(serving.request, Put)
+        if length != serving.request.length:
+            raise FormatError(f"A body of {length} bytes came; {serving.request.length} are due.")
+        await self._read_body(serving, length)
+
+    async def _read_body(self, serving: _Serving, length: int) -> None:
+        """Read a body for which memory is reserved, and `_bodies_owed` counted."""
+        body = bytearray(length)
+        serving.body_began = serving.committed = True
+        self._touch()
+        await self._reader.read_into(memoryview(body))
+        self._counts.bytes_received += length
+        serving.body = body
+        self._bodies_owed -= 1
+        self._touch()
+        serving.body_came.set()
+
+    def _cancel(self, ident: int) -> None:
+        serving = self._requests.get(ident)
+        if serving is not None:
+            serving.cancelled = True
+            if not serving.committed:
+                serving.scope.cancel()
+
+    # --- serving ---
+
+    async def _serve(self, serving: _Serving, reserved: int) -> None:
+        """Answer one request; whatever goes wrong ends the request, or at most the stream."""
+        ident = serving.request.id
+        try:
+            try:
+                with serving.scope:
+                    await self._answer(serving)
+                if serving.scope.cancelled_caught:
+                    self._counts.cancelled += 1
+                    await self._refuse(serving, Refusal(Reason.CANCELLED, ""))
+            except Refusal as refusal:
+                await self._refuse(serving, refusal)
+            except PeerError:
+                raise
+            except Exception:  # noqa: BLE001 - task boundary: one request fails, not the node
+                self._counts.faults += 1
+                _log.exception("chunk_request_failed", op=type(serving.request).__name__, id=ident)
+                await self._refuse(serving, Refusal(Reason.FAILED, ""))
+        except PeerError as error:
+            _log.debug("chunk_stream_lost", peer=str(self._stream.peer), error=str(error))
+            self.stop()
+        finally:
+            self._finish(serving, reserved)
+
+    async def _answer(self, serving: _Serving) -> None:
+        match serving.request:
+            case Have() as have:
+                await self._send(serving, await self._service.have(have))
+            case AskInfo(ident):
+                await self._send(serving, await self._service.info(ident))
+            case Get() as get:
+                await self._answer_get(serving, get)
+            case Put() as put:
+                await self._answer_put(serving, put)
+            case Reserved():
+                raise Refusal(Reason.UNSUPPORTED, "")
+
+    async def _answer_get(self, serving: _Serving, get: Get) -> None:
+        size = await self._service.size_for(get)
+        try:
+            async with self._accounts.reserved(self._account, size):
+                data = await self._service.read(get, size)
+                await self._send(serving, Data(get.id, size, len(data)), data)
+        except trio.TooSlowError:
+            raise Refusal(Reason.BUSY, "too many bytes in memory", _MEMORY_RETRY_SECS) from None
+
+    async def _answer_put(self, serving: _Serving, put: Put) -> None:
+        owner = self._stream.peer
+        stored = await self._service.consider(put, owner)
+        if stored is None and serving.body is not None:
+            stored = await self._service.keep(put, serving.body, owner)
+        elif stored is None:
+            try:
+                async with self._accounts.reserved(self._account, put.length):
+                    stored = await self._service.keep(put, await self._body(serving), owner)
+            except trio.TooSlowError:
+                raise Refusal(Reason.BUSY, "too many bytes in memory", _MEMORY_RETRY_SECS) from None
+        await self._send(serving, stored)
+
+    async def _body(self, serving: _Serving) -> bytearray:
+        """Ask for the body of a Put, and wait for it; silence ends the stream (`_touch`)."""
+        serving.wants_body = True
+        self._bodies_owed += 1
+        self._touch()
+        await self._send(serving, Proceed(serving.request.id))
+        await serving.body_came.wait()
+        assert serving.body is not None
+        return serving.body
+
+    # --- writing ---
+
+    async def _refuse(self, serving: _Serving, refusal: Refusal) -> None:
+        counts = self._counts.refusals
+        counts[refusal.reason] = counts.get(refusal.reason, 0) + 1
+        after = refusal.retry_after
+        retry_after_ms = None if after is None else min(math.ceil(after * 1000), 3_600_000)
+        ident = serving.request.id
+        await self._send(serving, Refused(ident, refusal.reason, retry_after_ms, refusal.detail))
+
+    async def _send(self, serving: _Serving, answer: Answer, body: Buffer = b"") -> None:
+        """Write one answer when its turn has come.
+
+        Raises:
+            PeerError: the stream is lost, or the peer reads slower than `least_rate`.
+        """
+        async with self._lock:
+            # From here on nothing of this request may be cancelled but with the whole stream.
+            serving.committed = True
+            final = not isinstance(answer, Proceed)
+            if final:
+                # The peer may use the id again as soon as it has the answer.
+                self._requests.pop(answer.id, None)
+            most = _WRITE_GRACE_SECS + len(body) / self._limits.least_rate
+            with trio.move_on_after(most) as slow:
+                await self._write(encode(answer), body)
+            if slow.cancelled_caught:
+                raise PeerError(f"Peer {self._stream.peer.short} reads too slowly.")
+            serving.committed = final or serving.body_began
+        if serving.cancelled and not serving.committed:
+            serving.scope.cancel()
+
+    async def _write(self, header: bytes, body: Buffer) -> None:
+        view = memoryview(body)
+        if len(view) <= _JOIN_BYTES:
+            await self._stream.write(header + bytes(view))
+        else:
+            await self._stream.write(header)
+            for start in range(0, len(view), PIECE_BYTES):
+                await self._stream.write(view[start : start + PIECE_BYTES])
+        self._counts.bytes_sent += len(header) + len(view)

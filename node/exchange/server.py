@@ -1,0 +1,127 @@
+"""The server side of the chunk protocol: this node's chunks, for its peers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+import trio
+
+from ...dht.host import Host, Stream
+from ..store.protocol import ChunkStore
+from .limits import Accounts
+from .messages import PROTOCOL
+from .receipts import Signer
+from .served_stream import ServedStream, ServerCounts
+from .service import ChunkService, InfoProvider, OnStored
+from .settings import ServerLimits
+
+_log = structlog.get_logger(__name__)
+
+
+class ChunkServer:
+    """Serves `/meshnode/chunk/1` between the start and the end of `serving()`.
+
+    Args:
+        identity: signs receipts.
+        info_provider: what we say of ourselves.
+        on_stored: awaited for every chunk a peer put here, before its receipt is signed.
+        wall: Unix seconds, for receipts.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        store: ChunkStore,
+        *,
+        identity: Signer,
+        info_provider: InfoProvider,
+        limits: ServerLimits | None = None,
+        on_stored: OnStored | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.limits = limits or ServerLimits()
+        self.counts = ServerCounts()
+        self._host = host
+        self._service = ChunkService(store, identity, self.limits, info_provider, on_stored, wall)
+        self._accounts = Accounts(self.limits)
+        self._streams: set[ServedStream] = set()
+        self._closing = False
+        self._quiet = trio.Event()
+
+    @property
+    def bytes_in_memory(self) -> int:
+        """Of bodies being received or sent."""
+        return self._accounts.memory.taken
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[ChunkServer]:
+        """Serve; at the end, let what is under way finish for `shutdown_grace_secs`."""
+        self._host.set_handler(PROTOCOL, self._handle)
+        try:
+            yield self
+        finally:
+            self._closing = True
+            with trio.CancelScope(shield=True):
+                with trio.move_on_after(self.limits.shutdown_grace_secs):
+                    await self._wait_quiet()
+                for stream in self._streams:
+                    stream.stop()
+
+    async def _wait_quiet(self) -> None:
+        while any(stream.active for stream in self._streams):
+            self._quiet = trio.Event()
+            await self._quiet.wait()
+
+    def _finished(self) -> None:
+        if self._closing:
+            self._quiet.set()
+
+    async def _handle(self, stream: Stream) -> None:
+        account = self._accounts.of(bytes(stream.peer))
+        if self._closing or account.streams >= self.limits.streams_per_peer:
+            _log.debug("chunk_stream_refused", peer=str(stream.peer), open=account.streams)
+            await stream.reset()
+            return
+        served = ServedStream(
+            stream,
+            self._service,
+            self._accounts,
+            account,
+            self.limits,
+            self.counts,
+            lambda: self._closing,
+            self._finished,
+        )
+        account.streams += 1
+        self._streams.add(served)
+        try:
+            await served.run()
+        finally:
+            self._streams.discard(served)
+            account.streams -= 1
+
+
+@asynccontextmanager
+async def serve(
+    host: Host,
+    store: ChunkStore,
+    *,
+    identity: Signer,
+    info_provider: InfoProvider,
+    limits: ServerLimits | None = None,
+    on_stored: OnStored | None = None,
+) -> AsyncIterator[ChunkServer]:
+    """A `ChunkServer` that serves for the length of the block."""
+    server = ChunkServer(
+        host,
+        store,
+        identity=identity,
+        info_provider=info_provider,
+        limits=limits,
+        on_stored=on_stored,
+    )
+    async with server.serving():
+        yield server
