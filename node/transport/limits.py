@@ -22,6 +22,10 @@ class HostLimits:
     backoff_base: float = 0.5
     """Longest wait after the first failed dial; doubles with each further failure."""
     backoff_cap: float = 30.0
+    max_pending_handshakes: int = 128
+    """Inbound connections that have not proved who they are; beyond it the oldest one goes."""
+    max_connections_per_peer: int = 3
+    """Beyond it the oldest one is closed (both sides may dial at the same time)."""
     max_connections: int = 1000
     """Live inbound connections; further ones are closed at once."""
     max_streams_per_peer: int = 128

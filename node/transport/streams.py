@@ -167,6 +167,10 @@ class BufferedStream:
             )
         return await self.read_exactly(size)
 
+    def take_rest(self) -> bytes:
+        """What was read ahead and not asked for, to hand the inner stream on to another reader."""
+        return bytes(self._take(len(self._buffer)))
+
     async def write(self, data: Buffer) -> None:
         await self._stream.write(data)
 

@@ -1,0 +1,254 @@
+"""One live connection to a peer: its streams, its liveness, its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+import trio
+
+from ...dht.host import StreamHandler
+from ...dht.peer_id import PeerId
+from ...errors import PeerError
+from . import multistream
+from .libp2p_muxer import MuxedStream, Muxer
+from .libp2p_pipe import RawPipe
+from .libp2p_stream import Libp2pStream
+from .limits import HostLimits
+from .streams import BufferedStream
+
+_log = structlog.get_logger(__name__)
+
+_LINGER = 30.0
+"""Seconds a stream closed here may wait for the peer to close its side too."""
+
+
+class _TaskStatus(Protocol):
+    """What `trio.Nursery.start` passes in (mypy does not see trio's own name for it)."""
+
+    def started(self) -> None: ...
+
+
+@dataclass(slots=True)
+class HandlerCounts:
+    """What went wrong while serving streams, over all connections of a host."""
+
+    failed: int = 0
+    refused: int = 0
+
+
+class Libp2pConnection:
+    """Serves the peer's streams and opens ours, until closed, lost, or silent for too long.
+
+    Every operation of a stream runs inside `operation`, which the end of the connection cancels:
+    the library leaves some of its waiters asleep for ever.
+    """
+
+    def __init__(
+        self,
+        muxer: Muxer,
+        pipe: RawPipe,
+        *,
+        inbound: bool,
+        limits: HostLimits,
+        handlers: Mapping[str, StreamHandler],
+        handler_nursery: trio.Nursery,
+        counts: HandlerCounts,
+    ) -> None:
+        self.peer: PeerId = muxer.peer
+        self.inbound = inbound
+        self.closed = False
+        self._muxer = muxer
+        self._pipe = pipe
+        self._limits = limits
+        self._handlers = handlers
+        self._handler_nursery = handler_nursery
+        self._counts = counts
+        self._why_closed = ""
+        self._nursery: trio.Nursery | None = None
+        self._operations: set[trio.CancelScope] = set()
+        self._ours: set[Libp2pStream] = set()
+        self._theirs: set[Libp2pStream] = set()
+        self._lingering: list[tuple[float, Libp2pStream]] = []
+
+    async def run(
+        self,
+        opened: Callable[[Libp2pConnection], None],
+        ended: Callable[[Libp2pConnection], None],
+        *,
+        task_status: _TaskStatus = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Live until the connection ends. Calls `opened` once it works, then for certain `ended`.
+
+        Raises:
+            PeerError: the connection was lost before it worked.
+        """
+        was_opened = False
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._run_muxer)
+                await self._muxer.wait_running()
+                was_opened = True
+                opened(self)
+                task_status.started()
+                nursery.start_soon(self._keep_alive)
+                await self._accept_streams()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._nursery = None
+            self.close("the connection was lost")
+            if was_opened:
+                ended(self)
+        if not was_opened:
+            raise PeerError("closed the connection right after the handshake")
+
+    def close(self, why: str) -> None:
+        """End the connection at once: streams fail with PeerError, the socket is closed."""
+        if self.closed:
+            return
+        self.closed = True
+        self._why_closed = why
+        self._pipe.abort()
+        for scope in self._operations:
+            scope.cancel()
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    @contextmanager
+    def operation(self) -> Iterator[None]:
+        """Wrap one wait of a stream; the end of the connection turns it into PeerError."""
+        if self.closed:
+            raise PeerError(self._why_closed)
+        with trio.CancelScope() as scope:
+            self._operations.add(scope)
+            try:
+                yield
+            finally:
+                self._operations.discard(scope)
+        if scope.cancelled_caught:
+            raise PeerError(self._why_closed)
+
+    def reset_later(self, muxed: MuxedStream) -> None:
+        """Tell the peer in the background that a stream is given up."""
+        if self._nursery is not None and not self.closed:
+            self._nursery.start_soon(self._reset, muxed)
+
+    async def open_stream(self, protocol: str) -> Libp2pStream:
+        """Open a stream and agree on its protocol.
+
+        Raises:
+            PeerError: refused, too many are open, no answer in time, or the connection is lost.
+        """
+        if self._count(self._ours) >= self._limits.max_streams_per_peer:
+            raise PeerError(
+                f"{self._limits.max_streams_per_peer} streams to peer {self.peer.short} "
+                "are open already."
+            )
+        with trio.move_on_after(self._limits.negotiation_timeout):
+            with self.operation():
+                muxed = await self._muxer.open()
+            stream = Libp2pStream(self, muxed, protocol)
+            self._ours.add(stream)
+            try:
+                buffered = BufferedStream(stream)
+                await multistream.propose(buffered, protocol)
+            except BaseException:
+                await stream.reset()
+                raise
+            stream.begin(protocol, buffered.take_rest())
+            return stream
+        raise PeerError(
+            f"Peer {self.peer.short} did not answer the request for a {protocol} stream within "
+            f"{self._limits.negotiation_timeout:g} s."
+        )
+
+    def _count(self, streams: set[Libp2pStream]) -> int:
+        if len(streams) >= self._limits.max_streams_per_peer:
+            streams.difference_update([stream for stream in streams if stream.finished])
+        return len(streams)
+
+    async def _run_muxer(self) -> None:
+        try:
+            await self._muxer.run()
+        except Exception:  # noqa: BLE001 - task boundary: the library ends one connection, no more
+            _log.warning("muxer_failed", peer=str(self.peer), exc_info=True)
+        self.close("the connection was lost")
+
+    async def _keep_alive(self) -> None:
+        """Ping at every interval; any traffic within two intervals counts as life."""
+        while True:
+            await trio.sleep(self._limits.keepalive)
+            silent = trio.current_time() - self._pipe.last_received
+            if silent >= 2 * self._limits.keepalive:
+                self.close(f"the peer was silent for {silent:.0f} s")
+                return
+            await self._end_lingering()
+            try:
+                await self._muxer.ping()
+            except PeerError:
+                self.close("the connection was lost")
+                return
+
+    async def _end_lingering(self) -> None:
+        oldest = trio.current_time() - _LINGER
+        overdue = [stream for since, stream in self._lingering if since < oldest]
+        self._lingering = [
+            entry for entry in self._lingering if entry[0] >= oldest and not entry[1].finished
+        ]
+        for stream in overdue:
+            if not stream.finished:
+                await stream.reset()
+
+    async def _accept_streams(self) -> None:
+        while True:
+            try:
+                muxed = await self._muxer.accept()
+            except PeerError:
+                return
+            if self._count(self._theirs) >= self._limits.max_streams_per_peer:
+                self._counts.refused += 1
+                self.reset_later(muxed)
+                continue
+            stream = Libp2pStream(self, muxed, "unnegotiated")
+            self._theirs.add(stream)
+            self._handler_nursery.start_soon(self._serve, stream)
+
+    async def _serve(self, stream: Libp2pStream) -> None:
+        """Task of one inbound stream; ends alone, whatever the peer sends or the handler does."""
+        try:
+            handler = await self._negotiate(stream)
+            await handler(stream)
+        except PeerError as error:
+            _log.debug("stream_failed", protocol=stream.protocol, error=error.message)
+            await stream.reset()
+        except Exception:  # noqa: BLE001 - task boundary: a bug in a handler costs its stream
+            self._counts.failed += 1
+            _log.warning(
+                "stream_handler_failed",
+                protocol=stream.protocol,
+                peer=str(self.peer),
+                exc_info=True,
+            )
+            await stream.reset()
+        else:
+            await stream.close()
+            if not stream.finished:
+                self._lingering.append((trio.current_time(), stream))
+
+    async def _negotiate(self, stream: Libp2pStream) -> StreamHandler:
+        with trio.move_on_after(self._limits.negotiation_timeout):
+            buffered = BufferedStream(stream)
+            protocol = await multistream.answer(buffered, self._handlers)
+            stream.begin(protocol, buffered.take_rest())
+            return self._handlers[protocol]
+        raise PeerError("The peer opened a stream and named no protocol in time.")
+
+    async def _reset(self, muxed: MuxedStream) -> None:
+        try:
+            await muxed.reset()
+        except PeerError:
+            self.close("the connection was lost")

@@ -1,0 +1,64 @@
+"""Real hosts on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from meshnode.dht.peer_id import PeerId
+from meshnode.node.transport.libp2p_host import Libp2pHost, open_libp2p_host
+from meshnode.node.transport.limits import HostLimits
+
+
+@dataclass(frozen=True, slots=True)
+class KeyOnly:
+    """The part of an identity a host needs, from a seed."""
+
+    private_key: bytes
+
+    @property
+    def peer_id(self) -> PeerId:
+        public = Ed25519PrivateKey.from_private_bytes(self.private_key).public_key()
+        raw = serialization.Encoding.Raw, serialization.PublicFormat.Raw
+        return PeerId.from_ed25519(public.public_bytes(*raw))
+
+
+class Hosts:
+    """Opens hosts that know each other's addresses only when told."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+        self._count = 0
+
+    async def open(
+        self, limits: HostLimits | None = None, *, listen: str = "/ip4/127.0.0.1/tcp/0"
+    ) -> Libp2pHost:
+        self._count += 1
+        identity = KeyOnly(self._count.to_bytes(32, "big"))
+        listen_on = [listen] if listen else []
+        return await self._stack.enter_async_context(
+            open_libp2p_host(identity, listen=listen_on, limits=limits)
+        )
+
+    async def pair(self, limits: HostLimits | None = None) -> tuple[Libp2pHost, Libp2pHost]:
+        """Two hosts, the first of which knows where the second one is."""
+        one, other = await self.open(limits), await self.open(limits)
+        one.add_addresses(other.peer_id, other.addresses())
+        return one, other
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[Hosts]:
+    async with AsyncExitStack() as stack:
+        yield Hosts(stack)
+
+
+@pytest.fixture
+async def hosts() -> AsyncIterator[Hosts]:
+    async with opened() as found:
+        yield found
