@@ -1,0 +1,147 @@
+"""The peers this node deals with: routing table and health, kept in step with what happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgpack  # type: ignore[import-untyped]
+import trio
+
+from ..errors import FormatError
+from .backend import NEVER, Row, RowKind, RowWriter
+from .counters import Counters
+from .health import PeerHealth
+from .host import Host
+from .kad_wire import MAX_ADDRESSES_PER_PEER, PeerAddresses
+from .peer_id import PeerId
+from .routing_table import RoutingTable
+
+
+@dataclass(frozen=True, slots=True)
+class PeerEntry:
+    """A peer we know. `rtt` in seconds; `last_seen` in seconds ago, None: not since the start."""
+
+    peer: PeerId
+    addresses: tuple[str, ...]
+    rtt: float | None
+    last_seen: float | None
+    connected: bool
+
+
+class Contacts:
+    """What every RPC, inbound or outbound, teaches about peers ends up here."""
+
+    def __init__(self, host: Host, k: int, rows: RowWriter, counters: Counters) -> None:
+        self.table = RoutingTable(host.peer_id, k)
+        self.health = PeerHealth()
+        self._host = host
+        self._rows = rows
+        self._counters = counters
+        self._restored: set[PeerId] = set()
+
+    def answered(self, peer: PeerId, rtt: float | None) -> None:
+        """`peer` answered one of our DHT requests: it lives and speaks the protocol."""
+        now = trio.current_time()
+        self.health.succeeded(peer, now, rtt)
+        self._restored.discard(peer)
+        if self.table.seen(peer, now):
+            return
+        self._counters.add("table_full")
+
+    def failed(self, peer: PeerId, *, weight: int = 1) -> None:
+        """`peer` did not answer in time, or (`weight` 2) answered nonsense."""
+        self.health.failed(peer, trio.current_time(), weight=weight)
+        self.table.demote(peer)
+        if self.health.should_evict(peer):
+            self._evict(peer)
+
+    def disconnected(self, peer: PeerId) -> None:
+        """The last connection to `peer` is gone: kept, unless there is no way back to it."""
+        if not self._host.known_addresses(peer):
+            self._evict(peer)
+
+    def is_down(self, peer: PeerId) -> bool:
+        return self.health.is_down(peer, trio.current_time())
+
+    def learn(self, peers: Iterable[PeerAddresses]) -> list[PeerId]:
+        """Remember addresses others told us; returns the peers, without ourselves."""
+        out: list[PeerId] = []
+        for entry in peers:
+            if entry.peer == self._host.peer_id:
+                continue
+            if not set(entry.addresses) <= set(self._host.known_addresses(entry.peer)):
+                self._host.add_addresses(entry.peer, entry.addresses)
+            out.append(entry.peer)
+        return out
+
+    def describe(self, peers: Iterable[PeerId]) -> tuple[PeerAddresses, ...]:
+        """`peers` with the addresses we know, to tell others; ourselves included when asked."""
+        return tuple(PeerAddresses(peer, self._addresses(peer)) for peer in peers)
+
+    def entries(self) -> list[PeerEntry]:
+        """All members of the routing table."""
+        now = trio.current_time()
+        connected = self._host.connected_peers()
+        return [self._entry(peer, now, peer in connected) for peer in self.table]
+
+    def _entry(self, peer: PeerId, now: float, connected: bool) -> PeerEntry:
+        seen = None if peer in self._restored else self.table.last_seen(peer)
+        return PeerEntry(
+            peer,
+            self._addresses(peer),
+            self.health.rtt(peer),
+            None if seen is None else now - seen,
+            connected,
+        )
+
+    def _addresses(self, peer: PeerId) -> tuple[str, ...]:
+        if peer == self._host.peer_id:
+            return tuple(self._host.addresses()[:MAX_ADDRESSES_PER_PEER])
+        return tuple(self._host.known_addresses(peer)[:MAX_ADDRESSES_PER_PEER])
+
+    def _evict(self, peer: PeerId) -> None:
+        if peer in self.table:
+            self._counters.add("peers_evicted")
+            self._rows.delete(RowKind.PEER, bytes(peer), b"")
+        self.table.evict(peer)
+
+    # --- across restarts ----------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Hand the routing table to the backend: addresses and last RTT of every member."""
+        for peer in self.table:
+            addresses = self._addresses(peer)
+            if addresses:
+                value: bytes = msgpack.packb([list(addresses), self.health.rtt(peer)])
+                self._rows.save(RowKind.PEER, bytes(peer), b"", value, NEVER)
+
+    def restore(self, rows: Iterable[Row]) -> list[PeerId]:
+        """Take over peers of an earlier run; returns them. Rows that make no sense are dropped."""
+        out: list[PeerId] = []
+        for _, key, _, value, _ in rows:
+            try:
+                peer, addresses, rtt = _decode_peer_row(key, value)
+            except FormatError:
+                self._rows.delete(RowKind.PEER, key, b"")
+                continue
+            self._host.add_addresses(peer, addresses)
+            if rtt is not None:
+                self.health.restore_rtt(peer, rtt)
+            self.table.seen(peer, trio.current_time())
+            self._restored.add(peer)
+            out.append(peer)
+        return out
+
+
+def _decode_peer_row(key: bytes, value: bytes) -> tuple[PeerId, list[str], float | None]:
+    peer = PeerId.from_bytes(key)
+    try:
+        message: object = msgpack.unpackb(value)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise FormatError(f"The saved row of {peer.short} is not msgpack.") from error
+    match message:
+        case [list(addresses), (float() | None) as rtt]:
+            texts = [text for text in addresses if isinstance(text, str)]
+            return peer, texts, rtt
+    raise FormatError(f"The saved row of {peer.short} has an unknown shape.")

@@ -1,0 +1,126 @@
+"""Where keys and peers lie: SHA-256 positions, XOR distance (libp2p kad-dht specification).
+
+A position is an integer of 256 bits. Chunk records live at the position of the chunk's multihash,
+so that a standard client asking GET_PROVIDERS finds them; manifests live under a namespaced key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Iterable
+from heapq import nsmallest
+
+from ..errors import FormatError
+from .peer_id import PeerId
+
+BITS = 256
+DIGEST_BYTES = 32
+_BLAKE3_MULTIHASH = b"\x1e\x20"
+_MANIFEST_NAMESPACE = b"/meshnode/"
+
+
+def chunk_key(digest: bytes) -> bytes:
+    """The key of a chunk's records on the standard wire: its BLAKE3-256 multihash."""
+    return _BLAKE3_MULTIHASH + digest
+
+
+def manifest_key(digest: bytes) -> bytes:
+    """The key of a manifest on the standard wire."""
+    return _MANIFEST_NAMESPACE + digest
+
+
+def digest_of_chunk_key(key: bytes) -> bytes:
+    """The digest inside a `chunk_key`.
+
+    Raises:
+        FormatError: not a BLAKE3-256 multihash.
+    """
+    return _strip(key, _BLAKE3_MULTIHASH, "a BLAKE3-256 multihash")
+
+
+def digest_of_manifest_key(key: bytes) -> bytes:
+    """The digest inside a `manifest_key`.
+
+    Raises:
+        FormatError: of another namespace or length.
+    """
+    return _strip(key, _MANIFEST_NAMESPACE, "a manifest key")
+
+
+def _strip(key: bytes, prefix: bytes, what: str) -> bytes:
+    if len(key) != len(prefix) + DIGEST_BYTES or not key.startswith(prefix):
+        raise FormatError(f"The key {key[:40].hex()} is not {what}.")
+    return key[len(prefix) :]
+
+
+def position(key: bytes) -> int:
+    """Where `key` lies."""
+    return int.from_bytes(hashlib.sha256(key).digest(), "big")
+
+
+def peer_position(peer: PeerId) -> int:
+    """Where `peer` lies."""
+    return int.from_bytes(peer.kad_id, "big")
+
+
+def chunk_position(digest: bytes) -> int:
+    return position(_BLAKE3_MULTIHASH + digest)
+
+
+def manifest_position(digest: bytes) -> int:
+    return position(_MANIFEST_NAMESPACE + digest)
+
+
+def common_bits(a: int, b: int) -> int:
+    """Length of the common prefix of two positions: 256 for equal ones."""
+    return BITS - (a ^ b).bit_length()
+
+
+class PeerIndex:
+    """An immutable set of peers sorted by position: many nearest-peer questions, fast.
+
+    The nearest peers of a target share the longest prefixes with it, so they are found inside one
+    contiguous range of the sorted positions.
+    """
+
+    __slots__ = ("_peer_at", "_positions")
+
+    def __init__(self, peers: Iterable[PeerId]) -> None:
+        self._peer_at = {peer_position(peer): peer for peer in peers}
+        self._positions = sorted(self._peer_at)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def closest(self, target: int, count: int) -> list[PeerId]:
+        """The `count` peers nearest to `target`, nearest first; fewer when there are fewer."""
+        low, high = 0, len(self._positions)
+        if high > count:
+            low, high = self._smallest_range_with(target, count)
+        near = nsmallest(count, self._positions[low:high], key=lambda at: at ^ target)
+        return [self._peer_at[at] for at in near]
+
+    def under(self, target: int, bits: int) -> list[PeerId]:
+        """All peers that share at least `bits` leading bits with `target`."""
+        low, high = self._range(target, bits)
+        return [self._peer_at[at] for at in self._positions[low:high]]
+
+    def _smallest_range_with(self, target: int, count: int) -> tuple[int, int]:
+        """The range of the longest prefix of `target` that at least `count` peers share."""
+        shallow, deep = 0, BITS
+        best = (0, len(self._positions))
+        while shallow < deep:
+            middle = (shallow + deep + 1) // 2
+            low, high = self._range(target, middle)
+            if high - low >= count:
+                shallow, best = middle, (low, high)
+            else:
+                deep = middle - 1
+        return best
+
+    def _range(self, target: int, bits: int) -> tuple[int, int]:
+        span = 1 << (BITS - bits)
+        start = target & ~(span - 1)
+        low = bisect_left(self._positions, start)
+        return low, bisect_left(self._positions, start + span, low)

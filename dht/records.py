@@ -1,0 +1,211 @@
+"""Who holds which chunk, as this node keeps it for the mesh. In memory, written behind.
+
+Bounded per publisher and in all: see `eviction`. Our own records (`publisher` is our id) are
+neither bounded nor evicted. A record takes about 350 bytes of memory; that is why records are
+tuples in plain dictionaries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from struct import Struct
+
+from .backend import NEVER, Row, RowKind, RowWriter
+from .counters import Counters
+from .eviction import FarthestFirst
+from .keyspace import chunk_position, peer_position
+from .peer_id import PeerId
+from .records_wire import MAX_ZONE_CHARS, Verdict
+from .settings import DhtSettings
+
+_SIZE = Struct(">I")
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRecord:
+    """`peer`, in `zone`, holds a chunk until `expires`, or says so.
+
+    `size` is in stored bytes, 0 when not told; `expires` is Unix time by our clock.
+    """
+
+    peer: PeerId
+    size: int
+    zone: str
+    expires: float
+
+
+@dataclass(slots=True)
+class _Share:
+    """What one publisher stored here: digest -> (size, expires)."""
+
+    farthest: FarthestFirst
+    zone: str = ""
+    chunks: dict[bytes, tuple[int, float]] = field(default_factory=dict)
+
+
+class ChunkRecords:
+    """Chunk records by digest and by publisher.
+
+    Invariant: `peer in _holders[digest]` exactly when `digest in _shares[peer].chunks`.
+    """
+
+    def __init__(
+        self, own: PeerId, settings: DhtSettings, rows: RowWriter, counters: Counters
+    ) -> None:
+        self._own = own
+        self._own_position = peer_position(own)
+        self._settings = settings
+        self._rows = rows
+        self._counters = counters
+        self._shares: dict[PeerId, _Share] = {}
+        self._holders: dict[bytes, tuple[PeerId, ...]] = {}
+        self._farthest = FarthestFirst(self._own_position, chunk_position)
+        self._foreign = 0
+
+    def __len__(self) -> int:
+        """Records of others kept here."""
+        return self._foreign
+
+    def own(self) -> dict[bytes, int]:
+        """digest -> stored size of every chunk we announced."""
+        share = self._shares.get(self._own)
+        return {} if share is None else {d: size for d, (size, _) in share.chunks.items()}
+
+    def own_digests(self) -> list[bytes]:
+        share = self._shares.get(self._own)
+        return [] if share is None else list(share.chunks)
+
+    def own_size(self, digest: bytes) -> int | None:
+        share = self._shares.get(self._own)
+        entry = None if share is None else share.chunks.get(digest)
+        return None if entry is None else entry[0]
+
+    def put(
+        self, publisher: PeerId, zone: str, digest: bytes, size: int, expires: float
+    ) -> Verdict:
+        """Keep or refresh one record; the caller has authenticated `publisher`."""
+        share = self._share(publisher, zone)
+        verdict = Verdict.STORED
+        if publisher == self._own:
+            self._rows.save(RowKind.OWN_CHUNK, digest, b"", _SIZE.pack(size), NEVER)
+        else:
+            if digest not in share.chunks:
+                verdict = self._room_for(share, digest)
+            if verdict is not Verdict.STORED:
+                self._counters.add("records_refused")
+                return verdict
+            value = _SIZE.pack(size) + zone.encode()
+            self._rows.save(RowKind.CHUNK, digest, publisher, value, expires)
+        self._insert(publisher, share, digest, size, expires)
+        return verdict
+
+    def holders(self, digest: bytes, now: float) -> list[ChunkRecord]:
+        """Everyone known to hold `digest`, longest-lived record first."""
+        out: list[ChunkRecord] = []
+        for peer in self._holders.get(digest, ()):
+            share = self._shares[peer]
+            size, expires = share.chunks[digest]
+            if peer == self._own:
+                out.append(ChunkRecord(peer, size, self._settings.zone, self._own_expiry(now)))
+            elif expires > now:
+                out.append(ChunkRecord(peer, size, share.zone, expires))
+        return sorted(out, key=lambda record: record.expires, reverse=True)
+
+    def withdraw(self, publisher: PeerId, digests: Iterable[bytes]) -> int:
+        """Forget `publisher`'s records of `digests`; returns how many there were."""
+        share = self._shares.get(publisher)
+        present = [] if share is None else [d for d in set(digests) if d in share.chunks]
+        for digest in present:
+            self._remove(publisher, digest)
+        return len(present)
+
+    def sweep(self, now: float) -> int:
+        """Forget what has expired; returns how many records that were."""
+        expired = [
+            (publisher, digest)
+            for publisher, share in self._shares.items()
+            if publisher != self._own
+            for digest, (_, expires) in share.chunks.items()
+            if expires <= now
+        ]
+        for publisher, digest in expired:
+            self._remove(publisher, digest)
+        self._shares = {peer: share for peer, share in self._shares.items() if share.chunks}
+        return len(expired)
+
+    def restore(self, rows: Sequence[Row], now: float) -> None:
+        """Take over rows of an earlier run; rows that make no sense or have expired are skipped."""
+        for kind, digest, publisher, value, expires in rows:
+            if len(digest) != 32 or len(value) < _SIZE.size:
+                continue
+            (size,) = _SIZE.unpack_from(value)
+            if kind == RowKind.OWN_CHUNK:
+                self._insert(self._own, self._share(self._own, ""), digest, size, NEVER)
+            elif kind == RowKind.CHUNK and expires > now:
+                zone = value[_SIZE.size :].decode("utf-8", "replace")[:MAX_ZONE_CHARS]
+                peer = PeerId(publisher)
+                self._insert(peer, self._share(peer, zone), digest, size, expires)
+            elif kind == RowKind.CHUNK:
+                self._rows.delete(RowKind.CHUNK, digest, publisher)
+
+    def _own_expiry(self, now: float) -> float:
+        return now + self._settings.record_ttl
+
+    def _share(self, publisher: PeerId, zone: str) -> _Share:
+        share = self._shares.get(publisher)
+        if share is None:
+            share = _Share(FarthestFirst(self._own_position, chunk_position))
+            self._shares[publisher] = share
+        share.zone = zone
+        return share
+
+    def _room_for(self, share: _Share, digest: bytes) -> Verdict:
+        """Evict until one more record of `share` fits, or say why it does not."""
+        if len(share.chunks) >= self._settings.max_records_per_peer:
+            far = share.farthest.make_room(share.chunks, digest)
+            if far is None:
+                return Verdict.PEER_FULL
+            publisher = next(p for p in self._holders[far] if self._shares[p] is share)
+            self._evict(publisher, far)
+        while self._foreign >= self._settings.max_records:
+            far = self._farthest.make_room(self._holders, digest)
+            if far is None:
+                return Verdict.FAR
+            foreign = [peer for peer in self._holders[far] if peer != self._own]
+            for publisher in foreign:
+                self._evict(publisher, far)
+            if not foreign:
+                # Only we hold it: our own records stay, and nothing farther can be given up.
+                return Verdict.FAR
+        return Verdict.STORED
+
+    def _insert(
+        self, publisher: PeerId, share: _Share, digest: bytes, size: int, expires: float
+    ) -> None:
+        if digest not in share.chunks:
+            known = self._holders.get(digest, ())
+            self._holders[digest] = (*known, publisher)
+            share.farthest.added(digest)
+            if not known:
+                self._farthest.added(digest)
+            if publisher != self._own:
+                self._foreign += 1
+        share.chunks[digest] = (size, expires)
+
+    def _evict(self, publisher: PeerId, digest: bytes) -> None:
+        self._counters.add("records_evicted")
+        self._remove(publisher, digest)
+
+    def _remove(self, publisher: PeerId, digest: bytes) -> None:
+        del self._shares[publisher].chunks[digest]
+        left = tuple(peer for peer in self._holders[digest] if peer != publisher)
+        if left:
+            self._holders[digest] = left
+        else:
+            del self._holders[digest]
+        if publisher == self._own:
+            self._rows.delete(RowKind.OWN_CHUNK, digest, b"")
+        else:
+            self._foreign -= 1
+            self._rows.delete(RowKind.CHUNK, digest, publisher)

@@ -1,0 +1,146 @@
+"""Requests to one peer: kept streams, one deadline over everything, reset on any trouble.
+
+A few streams per peer and protocol stay open between requests, because opening one costs more than
+a request on it. One request is in flight per stream, as the kad wire has no request ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import trio
+
+from ..errors import FormatError, MeshError, PeerError
+from .contacts import Contacts
+from .counters import Counters
+from .framing import FrameReader, encode_frame
+from .host import Host, Stream
+from .peer_id import PeerId
+from .settings import RPC_DEADLINE_MAX
+
+_KEPT_STREAMS = 2
+_IN_FLIGHT = 8
+_OPENING_ROUND_TRIPS = 4
+
+
+@dataclass(slots=True)
+class _Line:
+    """A stream and the unread bytes on it."""
+
+    stream: Stream
+    reader: FrameReader
+
+
+class Rpc:
+    """Asks peers, and tells `contacts` how that went."""
+
+    def __init__(self, host: Host, contacts: Contacts, counters: Counters) -> None:
+        self._host = host
+        self._contacts = contacts
+        self._counters = counters
+        self._kept: dict[tuple[PeerId, str], list[_Line]] = {}
+        self._slots: dict[PeerId, trio.CapacityLimiter] = {}
+
+    async def request(
+        self, peer: PeerId, protocol: str, payload: bytes, *, max_answer: int, bulk: bool = False
+    ) -> bytes:
+        """Send `payload`, return the answer's frame.
+
+        `bulk` requests get the longest deadline, as their time is work rather than distance, and
+        teach nothing about the round trip.
+
+        Raises:
+            PeerError: unreachable, reset, late, or an answer that is no frame; the peer has been
+                demoted.
+            MembershipError: not in our mesh; likewise.
+        """
+        self._counters.add("rpcs_sent")
+        slots = self._slots.setdefault(peer, trio.CapacityLimiter(_IN_FLIGHT))
+        try:
+            async with slots:
+                return await self._within_deadline(peer, protocol, payload, max_answer, bulk)
+        except FormatError as error:
+            self.misbehaved(peer)
+            raise PeerError(f"{peer.short} sent nonsense: {error.message}") from error
+        except trio.TooSlowError:
+            self._failed(peer, "rpcs_late")
+            raise PeerError(f"{peer.short} did not answer a DHT request in time.") from None
+        except MeshError:
+            self._failed(peer, "rpcs_failed")
+            raise
+        finally:
+            stats = slots.statistics()
+            if not stats.borrowed_tokens and not stats.tasks_waiting:
+                self._slots.pop(peer, None)
+
+    def misbehaved(self, peer: PeerId) -> None:
+        """`peer` answered, and the answer cannot be true."""
+        self._counters.add("peers_misbehaved")
+        self._contacts.failed(peer, weight=2)
+
+    async def dropped(self, peer: PeerId) -> None:
+        """The connection to `peer` is gone, and its streams with it."""
+        for key in [key for key in self._kept if key[0] == peer]:
+            for line in self._kept.pop(key):
+                await line.stream.reset()
+
+    async def close(self) -> None:
+        for peer, _ in list(self._kept):
+            await self.dropped(peer)
+
+    def _failed(self, peer: PeerId, count: str) -> None:
+        self._counters.add(count)
+        self._contacts.failed(peer)
+
+    async def _within_deadline(
+        self, peer: PeerId, protocol: str, payload: bytes, max_answer: int, bulk: bool
+    ) -> bytes:
+        line = self._take(peer, protocol)
+        connected = peer in self._host.connected_peers()
+        deadline = self._contacts.health.deadline(peer)
+        if line is None:
+            deadline = min(deadline * _OPENING_ROUND_TRIPS, RPC_DEADLINE_MAX)
+        if bulk or not connected:
+            deadline = RPC_DEADLINE_MAX
+        with trio.fail_after(deadline):
+            if line is not None:
+                try:
+                    return await self._exchange(line, peer, protocol, payload, bulk)
+                except PeerError:
+                    # A kept stream may have died while idle; a fresh one tells.
+                    self._counters.add("streams_reopened")
+            stream = await self._host.open_stream(peer, protocol)
+            line = _Line(stream, FrameReader(stream, max_answer))
+            return await self._exchange(line, peer, protocol, payload, bulk)
+
+    async def _exchange(
+        self, line: _Line, peer: PeerId, protocol: str, payload: bytes, bulk: bool
+    ) -> bytes:
+        began = trio.current_time()
+        try:
+            await line.stream.write(encode_frame(payload))
+            answer = await line.reader.read()
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await line.stream.reset()
+            raise
+        self._contacts.answered(peer, None if bulk else trio.current_time() - began)
+        await self._give_back(line, peer, protocol)
+        return answer
+
+    def _take(self, peer: PeerId, protocol: str) -> _Line | None:
+        kept = self._kept.get((peer, protocol))
+        if not kept:
+            return None
+        line = kept.pop()
+        if not kept:
+            del self._kept[peer, protocol]
+        return line
+
+    async def _give_back(self, line: _Line, peer: PeerId, protocol: str) -> None:
+        kept = self._kept.setdefault((peer, protocol), [])
+        if line.reader.dirty or len(kept) >= _KEPT_STREAMS:
+            # Bytes beyond the answer would be taken for the next one.
+            await line.stream.reset()
+        else:
+            kept.append(line)

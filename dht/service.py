@@ -1,0 +1,278 @@
+"""The DHT of one node: what the other rooms call, and its life from open to close."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from ..errors import MembershipError, PeerError
+from .backend import RecordBackend, Row, RowKind, RowWriter
+from .client import Client
+from .contacts import Contacts, PeerEntry
+from .counters import Counters
+from .finder import Finder
+from .host import Host
+from .kad_wire import PeerAddresses
+from .keyspace import manifest_key
+from .locator import Locator
+from .manifests import ManifestStore
+from .peer_id import PeerId
+from .publisher import AnnounceReport, Publisher, StoreReport
+from .query import LookupResult, Queries
+from .records import ChunkRecord, ChunkRecords
+from .rpc import Rpc
+from .server import Server
+from .settings import DhtSettings
+from .upkeep import Upkeep
+
+_CONNECT_WITHIN = 5.0
+_CLOSE_WITHIN = 2.0
+
+
+class Dht:
+    """A node's part of the mesh's distributed hash table. Made by `open_dht`."""
+
+    def __init__(
+        self,
+        host: Host,
+        nursery: trio.Nursery,
+        backend: RecordBackend,
+        settings: DhtSettings,
+        wall_clock: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self._host = host
+        self._wall_clock = wall_clock
+        self._counters = counters = Counters()
+        self._rows = rows = RowWriter(backend, counters)
+        self._contacts = contacts = Contacts(host, settings.k, rows, counters)
+        self._rpc = rpc = Rpc(host, contacts, counters)
+        self._client = client = Client(rpc)
+        self._chunks = chunks = ChunkRecords(host.peer_id, settings, rows, counters)
+        self._manifests = manifests = ManifestStore(host.peer_id, settings, rows, counters)
+        self._queries = Queries(nursery, contacts, settings, counters)
+        self._locator = Locator(host, nursery, contacts, client, settings, counters)
+        self._publisher = Publisher(
+            host,
+            contacts,
+            self._locator,
+            client,
+            chunks,
+            manifests,
+            settings,
+            counters,
+            wall_clock,
+        )
+        self._finder = Finder(
+            host,
+            nursery,
+            contacts,
+            self._locator,
+            client,
+            chunks,
+            settings,
+            counters,
+            wall_clock,
+        )
+        self._upkeep = Upkeep(
+            host,
+            nursery,
+            contacts,
+            rpc,
+            client,
+            self._queries,
+            self._publisher,
+            chunks,
+            manifests,
+            rows,
+            settings,
+            counters,
+            wall_clock,
+            rng,
+        )
+        self._server = Server(
+            host,
+            contacts,
+            chunks,
+            manifests,
+            settings,
+            counters,
+            wall_clock,
+            self._upkeep.heard,
+        )
+        self._nursery = nursery
+
+    # --- peers --------------------------------------------------------------------------------
+
+    async def bootstrap(self, peers: Sequence[PeerId] = ()) -> int:
+        """Find our place in the mesh, by way of `peers` and of those the host is connected to.
+
+        Returns how many peers are in the routing table afterwards; 0 when nobody answered.
+        """
+        async with trio.open_nursery() as nursery:
+            for peer in {*peers, *self._host.connected_peers()} - {self._host.peer_id}:
+                nursery.start_soon(self._greet, peer)
+        await self._upkeep.refresh()
+        return len(self._contacts.table)
+
+    def peers(self) -> list[PeerEntry]:
+        """Every peer in the routing table."""
+        return self._contacts.entries()
+
+    async def find_peer(self, peer: PeerId) -> list[str]:
+        """Multiaddrs of `peer`, asking the mesh unless it is connected; empty when unknown."""
+        known = self._host.known_addresses(peer)
+        if known and peer in self._host.connected_peers():
+            return known
+
+        async def ask(other: PeerId) -> tuple[bool | None, tuple[PeerAddresses, ...]]:
+            closer = await self._client.find_node(other, bytes(peer))
+            named = any(entry.peer == peer and entry.addresses for entry in closer)
+            return named or None, closer
+
+        await self._queries.run(bytes(peer), ask)
+        return self._host.known_addresses(peer)
+
+    async def find_closest(self, key: bytes) -> LookupResult[None]:
+        """The k nearest live peers to the position of `key`, by an iterative lookup."""
+
+        async def ask(peer: PeerId) -> tuple[None, tuple[PeerAddresses, ...]]:
+            return None, await self._client.find_node(peer, key)
+
+        return await self._queries.run(key, ask)
+
+    # --- chunk records ------------------------------------------------------------------------
+
+    async def announce(self, chunks: Sequence[tuple[bytes, int]]) -> AnnounceReport:
+        """Tell the mesh that this node holds `chunks` (digest, stored size), until withdrawn.
+
+        Raises:
+            UsageError: not a digest, or not a size.
+            StoreError: our own list of held chunks could not be saved.
+        """
+        held = self._publisher.hold(chunks)
+        await self._rows.flush()
+        return await self._publisher.spread(held)
+
+    async def withdraw(self, digests: Sequence[bytes]) -> None:
+        """No longer hold, and no longer repeat, these chunks and manifests."""
+        await self._publisher.withdraw(digests)
+
+    async def find_chunks(self, digests: Sequence[bytes]) -> dict[bytes, list[ChunkRecord]]:
+        """Who holds each of these chunks: likely live peers first, ourselves included."""
+        return await self._finder.find(digests)
+
+    # --- manifests ----------------------------------------------------------------------------
+
+    async def put_manifest(self, digest: bytes, value: bytes) -> StoreReport:
+        """Store a manifest on the k nearest peers, and keep repeating it until withdrawn.
+
+        Raises:
+            RefusedError: larger than 64 KiB.
+            IntegrityError: its BLAKE3-256 is not `digest`.
+            StoreError: our own copy could not be saved.
+        """
+        report = await self._publisher.put_manifest(digest, value)
+        await self._rows.flush()
+        return report
+
+    async def get_manifest(self, digest: bytes) -> bytes | None:
+        """The manifest named `digest`, verified; None when nobody who answered has it."""
+        kept = self._manifests.get(digest, self._wall_clock())
+        if kept is not None:
+            return kept
+
+        async def ask(peer: PeerId) -> tuple[bytes | None, tuple[PeerAddresses, ...]]:
+            return await self._client.get_manifest(peer, digest)
+
+        return (await self._queries.run(manifest_key(digest), ask)).value
+
+    # --- observation --------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, int]:
+        """Counters, and the sizes of what is kept; names are listed in docs/dht.md."""
+        return {
+            **self._counters.snapshot(),
+            "table_peers": len(self._contacts.table),
+            "chunk_records": len(self._chunks),
+            "own_chunks": len(self._chunks.own_digests()),
+            "manifests": len(self._manifests),
+            "own_manifests": len(self._manifests.own_digests()),
+            "manifest_bytes": self._manifests.kept_bytes,
+        }
+
+    # --- life ---------------------------------------------------------------------------------
+
+    def restore(self, rows: Sequence[Row]) -> None:
+        """Take over what an earlier run saved."""
+        by_kind: dict[int, list[Row]] = {}
+        for row in rows:
+            by_kind.setdefault(row[0], []).append(row)
+
+        def of(*kinds: RowKind) -> list[Row]:
+            return [row for kind in kinds for row in by_kind.get(kind, ())]
+
+        now = self._wall_clock()
+        self._chunks.restore(of(RowKind.OWN_CHUNK, RowKind.CHUNK), now)
+        self._manifests.restore(of(RowKind.OWN_MANIFEST, RowKind.MANIFEST), now)
+        self._contacts.restore(of(RowKind.PEER))
+        self._upkeep.restore(of(RowKind.SCHEDULE))
+
+    def start(self) -> None:
+        """Serve others, and begin the background work."""
+        self._server.install()
+        self._upkeep.start()
+        self._nursery.start_soon(self._upkeep.refresh)
+
+    async def close(self) -> None:
+        """Save everything, and let go of the streams."""
+        self._contacts.save()
+        await self._rows.flush()
+        await self._rpc.close()
+
+    async def _greet(self, peer: PeerId) -> None:
+        with trio.move_on_after(_CONNECT_WITHIN):
+            try:
+                await self._host.connect(peer)
+            except (PeerError, MembershipError):
+                self._counters.add("bootstrap_failed")
+                return
+            await self._upkeep.meet(peer)
+
+
+@asynccontextmanager
+async def open_dht(
+    host: Host,
+    backend: RecordBackend,
+    settings: DhtSettings | None = None,
+    *,
+    wall_clock: Callable[[], float] = time.time,
+    rng: random.Random | None = None,
+) -> AsyncIterator[Dht]:
+    """Run a node's DHT over `host` for the length of the block.
+
+    Args:
+        backend: where records and peers survive a restart.
+        wall_clock: Unix time; records expire by it.
+        rng: source of jitter and random keys; seeded in simulations.
+
+    Raises:
+        StoreError: what an earlier run saved cannot be read, or what this run learned not saved.
+    """
+    saved = await backend.load()
+    async with trio.open_nursery() as nursery:
+        dht = Dht(
+            host, nursery, backend, settings or DhtSettings(), wall_clock, rng or random.Random()
+        )
+        dht.restore(saved)
+        dht.start()
+        try:
+            yield dht
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_WITHIN):
+                await dht.close()

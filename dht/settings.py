@@ -1,0 +1,45 @@
+"""What can be tuned, and the hard bounds of the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KAD_PROTOCOL = "/ipfs/kad/1.0.0"
+RECORDS_PROTOCOL = "/meshnode/records/1"
+
+MAX_VALUE_BYTES = 64 * 1024
+"""Largest manifest the DHT keeps; larger ones belong in chunks."""
+
+MAX_KAD_FRAME = 128 * 1024
+MAX_RECORDS_FRAME = 1024 * 1024
+MAX_KEYS_PER_MESSAGE = 4096
+
+RPC_DEADLINE_MIN = 0.25
+RPC_DEADLINE_MAX = 2.0
+"""Seconds one RPC may take in all: opening a stream, asking, being answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class DhtSettings:
+    """Times in seconds, sizes in bytes.
+
+    `max_*_per_peer` bound what one publisher may store on this node, `max_records` and
+    `max_value_bytes` what all others together may; our own records are not counted.
+    """
+
+    zone: str = ""
+    k: int = 20
+    alpha: int = 3
+    max_alpha: int = 10
+    enough_holders: int = 3
+    record_ttl: float = 24 * 3600.0
+    republish: float = 12 * 3600.0
+    refresh: float = 3600.0
+    liveness: float = 300.0
+    sweep: float = 600.0
+    flush: float = 1.0
+    max_records_per_peer: int = 262_144
+    max_record_bytes_per_peer: int = 32 * 1024 * 1024
+    max_records: int = 1_000_000
+    max_value_bytes: int = 128 * 1024 * 1024
+    max_streams_per_peer: int = 16

@@ -1,0 +1,219 @@
+"""What the DHT does by itself: meeting peers, refreshing, repeating, sweeping, saving.
+
+Every task waits on trio's clock with jitter, so that nodes started together do not work together.
+A task's failure is logged and counted, and the task goes on: the DHT serves as well as it can.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+import trio
+
+from ..errors import MembershipError, MeshError, PeerError
+from .backend import NEVER, Row, RowKind, RowWriter
+from .client import Client
+from .contacts import Contacts
+from .counters import Counters
+from .host import Host
+from .kad_wire import PeerAddresses
+from .manifests import ManifestStore
+from .peer_id import PeerId
+from .publisher import Publisher
+from .query import Queries
+from .records import ChunkRecords
+from .rpc import Rpc
+from .settings import DhtSettings
+
+_REPEAT_SLOTS = 64
+_SAVE_TABLE = 300.0
+_MEETINGS = 8
+_MAX_WAITING_MEETINGS = 1024
+_CATCH_UP_PAUSE = 2.0
+_REPEAT_ROW = b"repeat"
+
+_log = structlog.get_logger("meshnode.dht")
+
+
+class Upkeep:
+    """The background of one DHT."""
+
+    def __init__(
+        self,
+        host: Host,
+        nursery: trio.Nursery,
+        contacts: Contacts,
+        rpc: Rpc,
+        client: Client,
+        queries: Queries,
+        publisher: Publisher,
+        chunks: ChunkRecords,
+        manifests: ManifestStore,
+        rows: RowWriter,
+        settings: DhtSettings,
+        counters: Counters,
+        wall_clock: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self._host = host
+        self._nursery = nursery
+        self._contacts = contacts
+        self._rpc = rpc
+        self._client = client
+        self._queries = queries
+        self._publisher = publisher
+        self._chunks = chunks
+        self._manifests = manifests
+        self._rows = rows
+        self._settings = settings
+        self._counters = counters
+        self._wall_clock = wall_clock
+        self._rng = rng
+        self._meeting: set[PeerId] = set()
+        self._meetings = trio.CapacityLimiter(_MEETINGS)
+        self._last_slot: int | None = None
+
+    def restore(self, rows: Sequence[Row]) -> None:
+        """Take over how far the schedule had come in an earlier run."""
+        for _, key, _, value, _ in rows:
+            if key == _REPEAT_ROW and len(value) == 8:
+                self._last_slot = int.from_bytes(value, "big")
+
+    def start(self) -> None:
+        """Start all tasks in the DHT's nursery."""
+        settings = self._settings
+        self._nursery.start_soon(self._follow_connections)
+        self._every(settings.flush, self._flush)
+        self._every(_SAVE_TABLE, self._save_table)
+        self._every(settings.sweep, self._sweep)
+        self._every(settings.liveness / 5, self._check_questionable)
+        self._every(settings.refresh, self.refresh)
+        self._every(settings.republish / _REPEAT_SLOTS, self._repeat)
+
+    # --- peers --------------------------------------------------------------------------------
+
+    def heard(self, peer: PeerId) -> None:
+        """`peer` asked us something: if we do not count on it, find out whether we should."""
+        if peer not in self._contacts.table or self._contacts.is_down(peer):
+            self.meet_soon(peer)
+
+    def meet_soon(self, peer: PeerId) -> None:
+        if peer not in self._meeting and len(self._meeting) < _MAX_WAITING_MEETINGS:
+            self._meeting.add(peer)
+            self._nursery.start_soon(self._meet_in_turn, peer)
+
+    async def meet(self, peer: PeerId) -> bool:
+        """Ask `peer` for its view of us; if it speaks the DHT it enters the table.
+
+        Returns whether it answered.
+        """
+        self._contacts.health.revived(peer)
+        try:
+            near = await self._client.find_node(peer, bytes(self._host.peer_id))
+        except (PeerError, MembershipError):
+            return False
+        self._contacts.learn(near)
+        return True
+
+    async def _meet_in_turn(self, peer: PeerId) -> None:
+        try:
+            async with self._meetings:
+                if await self.meet(peer):
+                    await self._publisher.offer(peer)
+        except MeshError as error:
+            self._note("meet", error)
+        finally:
+            self._meeting.discard(peer)
+
+    async def _follow_connections(self) -> None:
+        async with self._host.events() as events:
+            for peer in self._host.connected_peers():
+                self.meet_soon(peer)
+            async for event in events:
+                if event.connected:
+                    self.meet_soon(event.peer)
+                elif event.peer not in self._host.connected_peers():
+                    await self._rpc.dropped(event.peer)
+                    self._contacts.disconnected(event.peer)
+
+    async def _check_questionable(self) -> None:
+        """Ping, per bucket, the member not heard of for longest: it answers, or loses its place."""
+        now = trio.current_time()
+        for peer in self._contacts.table.questionable(now, self._settings.liveness):
+            if self._contacts.is_down(peer):
+                continue
+            try:
+                await self._client.ping(peer)
+            except (PeerError, MembershipError):
+                self._counters.add("pings_failed")
+
+    async def refresh(self) -> None:
+        """Look ourselves up, then a random key in every full bucket that is due."""
+        if not len(self._contacts.table):
+            return
+        await self.walk(bytes(self._host.peer_id))
+        for bucket in self._contacts.table.stale_buckets(
+            trio.current_time(), 0.9 * self._settings.refresh
+        ):
+            self._contacts.table.refreshed(bucket, trio.current_time())
+            await self.walk(self._contacts.table.key_in(bucket, self._rng))
+
+    async def walk(self, key: bytes) -> list[PeerId]:
+        """A lookup for the sake of the peers met on the way."""
+
+        async def ask(peer: PeerId) -> tuple[None, tuple[PeerAddresses, ...]]:
+            return None, await self._client.find_node(peer, key)
+
+        return (await self._queries.run(key, ask)).closest
+
+    # --- records ------------------------------------------------------------------------------
+
+    async def _flush(self) -> None:
+        error = await self._rows.try_flush()
+        if error is not None:
+            self._note("flush", error)
+
+    async def _save_table(self) -> None:
+        self._contacts.save()
+        await trio.lowlevel.checkpoint()
+
+    async def _sweep(self) -> None:
+        now = self._wall_clock()
+        expired = self._chunks.sweep(now) + self._manifests.sweep(now)
+        self._counters.add("records_expired", expired)
+        await trio.lowlevel.checkpoint()
+
+    async def _repeat(self) -> None:
+        """Announce again the stretches of the keyspace that are due.
+
+        The keyspace has 64 stretches; which one is due follows from the time of day, so the work
+        is spread evenly, and a node that was off catches up on what it missed.
+        """
+        due = int(self._wall_clock() / (self._settings.republish / _REPEAT_SLOTS))
+        first = due if self._last_slot is None else self._last_slot + 1
+        for slot in range(max(first, due - _REPEAT_SLOTS + 1), due + 1):
+            await self._publisher.repeat(slot % _REPEAT_SLOTS, _REPEAT_SLOTS)
+            self._last_slot = slot
+            value = slot.to_bytes(8, "big")
+            self._rows.save(RowKind.SCHEDULE, _REPEAT_ROW, b"", value, NEVER)
+            if slot != due:
+                await trio.sleep(_CATCH_UP_PAUSE)
+
+    # --- the clockwork ------------------------------------------------------------------------
+
+    def _every(self, period: float, task: Callable[[], Awaitable[None]]) -> None:
+        self._nursery.start_soon(self._run_every, period, task)
+
+    async def _run_every(self, period: float, task: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await trio.sleep(period * self._rng.uniform(0.75, 1.25))
+            try:
+                await task()
+            except MeshError as error:
+                self._note(task.__name__.strip("_"), error)
+
+    def _note(self, task: str, error: MeshError) -> None:
+        self._counters.add("upkeep_failures")
+        _log.warning("dht upkeep failed", task=task, error=str(error))
