@@ -90,17 +90,17 @@ class Libp2pConnection:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._run_muxer)
-                await self._muxer.wait_running()
-                was_opened = True
-                opened(self)
-                task_status.started()
-                nursery.start_soon(self._keep_alive)
-                await self._accept_streams()
-                nursery.cancel_scope.cancel()
+                try:
+                    nursery.start_soon(self._run_muxer)
+                    await self._muxer.wait_running()
+                    was_opened = True
+                    opened(self)
+                    task_status.started()
+                    nursery.start_soon(self._keep_alive)
+                    await self._accept_streams()
+                finally:
+                    self.close("the connection was lost")
         finally:
-            self._nursery = None
-            self.close("the connection was lost")
             if was_opened:
                 ended(self)
         if not was_opened:

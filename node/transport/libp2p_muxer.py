@@ -55,8 +55,10 @@ class MuxedStream:
         except MuxedStreamEOF as error:
             self._tidy()
             # The library reports a reset, and the loss of the connection, as a clean end.
-            if self._yamux.reset_received or self._yamux.conn.event_shutting_down.is_set():
-                raise PeerError("was reset") from error
+            if self._yamux.conn.event_shutting_down.is_set():
+                raise PeerError("the connection was lost") from error
+            if self._yamux.reset_received:
+                raise PeerError("it was reset by the peer") from error
             return b""
         except LIBRARY_ERRORS as error:
             self._tidy()

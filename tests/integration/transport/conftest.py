@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import functools
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from meshnode.dht.peer_id import PeerId
 from meshnode.node.transport.libp2p_host import Libp2pHost, open_libp2p_host
 from meshnode.node.transport.limits import HostLimits
@@ -58,7 +58,17 @@ async def opened() -> AsyncIterator[Hosts]:
         yield Hosts(stack)
 
 
-@pytest.fixture
-async def hosts() -> AsyncIterator[Hosts]:
-    async with opened() as found:
-        yield found
+def with_hosts(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Pass the test a `Hosts` as its first argument.
+
+    Not a fixture: hosts are opened in the task of the test and must be closed there too.
+    """
+
+    async def run(**others: object) -> None:
+        async with opened() as hosts:
+            await test(hosts, **others)
+
+    functools.update_wrapper(run, test)
+    parameters = list(inspect.signature(test).parameters.values())[1:]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return run
