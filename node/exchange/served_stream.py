@@ -136,6 +136,12 @@ class ServedStream:
         with trio.CancelScope(shield=True):
             await self._stream.reset()
 
+    async def say_goodbye(self) -> None:
+        """Write nothing more. The peer ends its side when it has read everything, and `run` ends;
+        a reset would take back answers that are still on their way."""
+        async with self._lock:
+            await self._stream.close()
+
     def stop(self) -> None:
         """End the stream and all that is under way on it."""
         self._scope.cancel()

@@ -49,7 +49,8 @@ class ChunkServer:
         self._accounts = Accounts(self.limits)
         self._streams: set[ServedStream] = set()
         self._closing = False
-        self._quiet = trio.Event()
+        self._changed = trio.Event()
+        """Set when a request or a stream is over."""
 
     @property
     def bytes_in_memory(self) -> int:
@@ -66,18 +67,18 @@ class ChunkServer:
             self._closing = True
             with trio.CancelScope(shield=True):
                 with trio.move_on_after(self.limits.shutdown_grace_secs):
-                    await self._wait_quiet()
+                    await self._wait_until(lambda: not any(s.active for s in self._streams))
+                    async with trio.open_nursery() as nursery:
+                        for stream in self._streams:
+                            nursery.start_soon(stream.say_goodbye)
+                    await self._wait_until(lambda: not self._streams)
                 for stream in self._streams:
                     stream.stop()
 
-    async def _wait_quiet(self) -> None:
-        while any(stream.active for stream in self._streams):
-            self._quiet = trio.Event()
-            await self._quiet.wait()
-
-    def _finished(self) -> None:
-        if self._closing:
-            self._quiet.set()
+    async def _wait_until(self, reached: Callable[[], bool]) -> None:
+        while not reached():
+            self._changed = trio.Event()
+            await self._changed.wait()
 
     async def _handle(self, stream: Stream) -> None:
         account = self._accounts.of(bytes(stream.peer))
@@ -93,7 +94,7 @@ class ChunkServer:
             self.limits,
             self.counts,
             lambda: self._closing,
-            self._finished,
+            lambda: self._changed.set(),
         )
         account.streams += 1
         self._streams.add(served)
@@ -102,6 +103,7 @@ class ChunkServer:
         finally:
             self._streams.discard(served)
             account.streams -= 1
+            self._changed.set()
 
 
 @asynccontextmanager
