@@ -17,10 +17,11 @@ from functools import partial
 import structlog
 import trio
 
+from ...config.addresses import ADDRESS_EXAMPLE, Address, parse_address
 from ...dht.host import ConnectionEvent, Stream, StreamHandler
 from ...dht.peer_id import PeerId
-from ...errors import FormatError, PeerError, RefusedError, UsageError
-from .address_book import AddressBook, is_dialable, parse_address
+from ...errors import PeerError, RefusedError, UsageError
+from .address_book import AddressBook
 from .connection_events import EventHub
 from .dialing import Dialler
 from .interfaces import concrete_addresses
@@ -235,7 +236,7 @@ async def open_libp2p_host(
 
     Args:
         identity: peer id and key.
-        listen: multiaddrs such as `/ip4/0.0.0.0/tcp/4001`; port 0 takes a free one.
+        listen: multiaddrs such as `/ip4/0.0.0.0/tcp/4710`; port 0 takes a free one.
         announce: what `addresses()` says instead (behind NAT, in containers).
 
     Raises:
@@ -254,34 +255,38 @@ async def open_libp2p_host(
             host.close_connections()
 
 
-def _check_announced(address: str) -> None:
-    try:
-        canonical, peer = parse_address(address)
-    except FormatError as error:
-        raise UsageError(f"network.announce: {error.message}", hint=error.hint) from error
-    if peer is not None or not is_dialable(canonical):
+def _check_announced(text: str) -> None:
+    address = _parse(text, "announce")
+    if address.peer is not None or not address.is_dialable:
         raise UsageError(
-            f"network.announce: others cannot dial {address}.",
+            f"network.announce: others cannot dial {text}.",
             hint="Name a concrete host and port, without /p2p.",
         )
 
 
-async def _bind(address: str) -> Sequence[trio.SocketListener]:
+def _parse(text: str, key: str) -> Address:
     try:
-        canonical, peer = parse_address(address)
-    except FormatError as error:
-        raise UsageError(f"network.listen: {error.message}", hint=error.hint) from error
-    _, kind, host, _, port = canonical.split("/")
-    if peer is not None or kind not in ("ip4", "ip6"):
+        return parse_address(text)
+    except ValueError as error:
         raise UsageError(
-            f"network.listen: cannot listen on {address}.",
-            hint="Name an IP address and a port, such as /ip4/0.0.0.0/tcp/4001.",
+            f"network.{key}: {text[:80]!r} cannot be used: {error}.",
+            hint=f"An address looks like {ADDRESS_EXAMPLE}.",
+        ) from error
+
+
+async def _bind(text: str) -> Sequence[trio.SocketListener]:
+    address = _parse(text, "listen")
+    if address.peer is not None or not address.is_numeric:
+        raise UsageError(
+            f"network.listen: cannot listen on {text}.",
+            hint="Name an IP address and a port, such as /ip4/0.0.0.0/tcp/4710.",
         )
+    port = address.port
     try:
-        return await trio.open_tcp_listeners(int(port), host=host)
+        return await trio.open_tcp_listeners(port, host=address.host)
     except OSError as error:
         raise RefusedError(
-            f"Cannot listen on {address}: {_os_reason(error)}.",
+            f"Cannot listen on {text}: {_os_reason(error)}.",
             hint=f"Stop what uses port {port}, or choose another port (config key network.listen)."
             if _is(error, errno.EADDRINUSE)
             else "Choose an address of this machine (config key network.listen).",
