@@ -55,20 +55,26 @@ def read_private_file(path: Path, *, max_bytes: int, what: str) -> bytes | None:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise FormatError(f"{path} should hold {what}, but it is not a regular file.")
-            if status.st_mode & 0o077:
-                raise RefusedError(
-                    f"{path} holds {what}, and other users of this machine can get at it "
-                    f"(mode {stat.S_IMODE(status.st_mode):04o}).",
-                    hint=f"If nobody else has read it yet: chmod 600 '{path}'",
-                )
-            data = file.read(max_bytes + 1)
+        try:
+            _check_private(path, os.fstat(descriptor).st_mode, what)
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(max_bytes + 1)
+        finally:
+            os.close(descriptor)
     if len(data) > max_bytes:
         raise FormatError(f"{path} should hold {what}, but it is larger than {max_bytes} bytes.")
     return data
+
+
+def _check_private(path: Path, mode: int, what: str) -> None:
+    if not stat.S_ISREG(mode):
+        raise FormatError(f"{path} should hold {what}, but it is not a regular file.")
+    if mode & 0o077:
+        raise RefusedError(
+            f"{path} holds {what}, and other users of this machine can get at it "
+            f"(mode {stat.S_IMODE(mode):04o}).",
+            hint=f"If nobody else has read it yet: chmod 600 '{path}'",
+        )
 
 
 @contextlib.contextmanager
@@ -78,6 +84,7 @@ def _temporary(path: Path, data: bytes, mode: int) -> Iterator[Path]:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with open(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)  # whatever the umask says
             file.write(data)
             file.flush()
             os.fsync(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import textwrap
@@ -48,14 +49,14 @@ def set_value(path: Path, key: str, text: str) -> None:
     """
     setting = SETTINGS.get(key)
     if setting is None:
-        raise as_error([unknown_key("config", key)])
+        raise as_error([unknown_key(str(path), key)])
     try:
         value = setting.kind.parse_text(text)
     except ValueError as error:
-        raise as_error([wrong_value("config", setting, text, str(error))]) from None
+        raise as_error([wrong_value(str(path), setting, text, str(error))]) from None
     notation = setting.kind.to_toml(value)
     # A config file may be a link into a folder under version control: the link stays.
-    target = path.resolve()
+    target = Path(os.path.realpath(path))
     before = read_text(target) or default_config_text()
     after = _with_key(before, setting, notation, path)
     check_document(parse_document(after, path), path)

@@ -11,12 +11,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from .addresses import ADDRESS_EXAMPLE, parse_address
 from .sizes import SIZE_EXAMPLES, format_size, parse_size
 
 T = TypeVar("T")
+Word = TypeVar("Word", bound=str)
 
 MAX_LIST_ITEMS = 64
 
@@ -162,23 +163,24 @@ class Boolean:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    options: tuple[str, ...]
+class Choice(Generic[Word]):
+    options: tuple[Word, ...]
     type_name: str = "text"
 
     @property
     def allowed(self) -> str:
         return "one of " + ", ".join(json.dumps(option) for option in self.options)
 
-    def parse(self, found: object) -> str:
-        if not isinstance(found, str) or found not in self.options:
-            raise ValueError
-        return found
+    def parse(self, found: object) -> Word:
+        for option in self.options:
+            if found == option:
+                return option
+        raise ValueError
 
-    def parse_text(self, text: str) -> str:
+    def parse_text(self, text: str) -> Word:
         return self.parse(text.strip())
 
-    def to_toml(self, value: str) -> str:
+    def to_toml(self, value: Word) -> str:
         return json.dumps(value)
 
 

@@ -38,6 +38,7 @@ RESERVED_PREFIXES = ("MESHNODE_TEST_", "MESHNODE_BENCH_", "MESHNODE_TESTNET_")
 _GROUPS = {section.partition(".")[0] for section in SECTIONS if "." in section}
 _ENVIRONMENT = "environment variable "
 _OVERRIDE = "override"
+_CHECK_AGAIN = "Mend it, then check with: meshnode config validate"
 _END_OF_TOML_ERROR = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -120,7 +121,7 @@ def parse_document(text: str, path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ConfigError(f"{path} is nested too deeply to be a configuration.") from error
     except ValueError as error:
-        raise ConfigError(_syntax_error(path, text, str(error))) from error
+        raise ConfigError(_syntax_error(path, text, str(error)), hint=_CHECK_AGAIN) from error
 
 
 def _syntax_error(path: Path, text: str, reason: str) -> str:
@@ -202,7 +203,8 @@ class _Draft:
             text = f"{found}; allowed: at most ingest.chunk_size, {format_size(chunk)}."
             self._problems.append(Problem(sources[0] or sources[1] or _OVERRIDE, text))
         if self._problems:
-            raise as_error(self._problems)
+            by_caller = all(problem.source == _OVERRIDE for problem in self._problems)
+            raise as_error(self._problems, hint="" if by_caller else _CHECK_AGAIN)
 
     def finish(self, base: Config) -> Config:
         """`base` with the gathered values. Raises like `check`."""

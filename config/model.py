@@ -219,7 +219,7 @@ class PerformanceSettings:
 class IngestSettings:
     """How files are cut and packed on a put. A change affects later puts only."""
 
-    chunker: str = _setting(
+    chunker: Literal["cdc", "fixed", "lines"] = _setting(
         Choice(("cdc", "fixed", "lines")),
         "cdc",
         "How files are cut: by content (cdc), at fixed offsets, or at line ends.",
@@ -233,7 +233,7 @@ class IngestSettings:
         "Smaller finds more duplicates, larger costs less bookkeeping. Files cut with another size "
         "or chunker share no chunks.",
     )
-    compression: str = _setting(
+    compression: Literal["auto", "zstd", "none"] = _setting(
         Choice(("auto", "zstd", "none")),
         "auto",
         "Compress chunks with Zstandard: where a sample shrinks (auto), always, or never.",
@@ -301,13 +301,13 @@ class LimitSettings:
 class LogSettings:
     """What the node tells about its work, on standard error (or in node.log when detached)."""
 
-    level: str = _setting(
+    level: Literal["debug", "info", "warning", "error"] = _setting(
         Choice(("debug", "info", "warning", "error")),
         "info",
         "The least important events that are logged.",
         "debug to follow single requests while looking into a fault.",
     )
-    format: str = _setting(
+    format: Literal["auto", "console", "json"] = _setting(
         Choice(("auto", "console", "json")),
         "auto",
         "How events are written: for people (console), for programs (json), or by whether standard "

@@ -85,7 +85,7 @@ def _socket_path(home: Path, env: Mapping[str, str]) -> Path:
     choices = [folder / name for folder in _runtime_folders(env) if _fits(folder / name)]
     # A client may run with another environment than the node did (cron, ssh): where a socket
     # exists already, that is the one.
-    for choice in sorted(choices, key=lambda path: not path.exists()):
+    for choice in sorted(choices, key=lambda path: not os.path.exists(path)):
         if _make_private(choice.parent):
             return choice
     tried = ", ".join(str(choice.parent) for choice in choices) or "none short enough"

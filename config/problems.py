@@ -44,13 +44,13 @@ def unknown_variable(variable: str, near: str) -> Problem:
     return Problem("environment", f"no key has the variable {variable[:100]}; did you mean {near}?")
 
 
-def as_error(problems: Sequence[Problem]) -> ConfigError:
+def as_error(problems: Sequence[Problem], *, hint: str = "") -> ConfigError:
     """One error that tells all `problems`, of which there is at least one."""
     lines = [str(problem) for problem in problems[:_MAX_TOLD]]
     if len(problems) > _MAX_TOLD:
         lines.append(f"... and {len(problems) - _MAX_TOLD} more.")
     head = "" if len(lines) == 1 else f"The configuration has {len(problems)} mistakes:\n  "
-    return ConfigError(head + "\n  ".join(lines))
+    return ConfigError(head + "\n  ".join(lines), hint=hint)
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

@@ -58,7 +58,7 @@ class Identity:
 
         Two processes that do this at once end up with the same identity. Raises like `load`.
         """
-        if not path.exists():
+        if read_private_file(path, max_bytes=_MAX_PEM_BYTES, what=_WHAT) is None:
             create_file(path, cls.generate().to_pem())
         return cls.load(path)
 

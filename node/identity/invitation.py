@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from blake3 import blake3
 
 from ...errors import FormatError, LinkError, MembershipError
-from .mesh import MESH_ID_BYTES, Mesh
+from .mesh import Mesh
 from .strict_msgpack import Plain, pack, unpack
 
 PREFIX = "meshnode-invite:"
@@ -34,32 +34,25 @@ _ASK_AGAIN = "Ask a member for a new one: meshnode invite"
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """What a new member needs. `str()` gives the token; it is a secret."""
+    """What a new member needs. `str()` gives the token; it is a secret.
+
+    Raises:
+        FormatError: on construction, for an address that cannot be dialled or an impossible time.
+    """
 
     mesh: Mesh
-    """Its `bootstrap` holds the addresses to contact first, at most `MAX_ADDRESSES`."""
+    """Its `bootstrap` becomes `addresses`: what the new member is to save."""
+    addresses: Sequence[str]
+    """Multiaddrs with `/p2p/...` to contact first; the first `MAX_ADDRESSES` are kept."""
     expires: int
     """Unix time in seconds."""
 
     def __post_init__(self) -> None:
-        if len(self.addresses) > MAX_ADDRESSES:
-            raise FormatError(f"An invitation holds at most {MAX_ADDRESSES} addresses.")
+        kept = tuple(dict.fromkeys(self.addresses))[:MAX_ADDRESSES]
+        object.__setattr__(self, "addresses", kept)
+        object.__setattr__(self, "mesh", self.mesh.with_bootstrap(kept))
         if not 0 < self.expires <= _LAST_SECOND:
             raise FormatError("The expiry of an invitation is not a believable time.")
-
-    @classmethod
-    def create(cls, mesh: Mesh, addresses: Sequence[str], expires: float) -> Invitation:
-        """Invite to `mesh` through `addresses` (with `/p2p/...`), the first `MAX_ADDRESSES`.
-
-        Raises:
-            FormatError: an address that cannot be dialled, or an impossible time.
-        """
-        distinct = list(dict.fromkeys(addresses))
-        return cls(mesh.with_bootstrap(distinct[:MAX_ADDRESSES]), int(expires))
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        return self.mesh.bootstrap
 
     def __str__(self) -> str:
         mesh = self.mesh
@@ -69,7 +62,7 @@ class Invitation:
             mesh.name,
             mesh.secret,
             mesh.open,
-            list(mesh.bootstrap),
+            list(self.addresses),
             self.expires,
         ]
         payload = pack(fields)
@@ -151,11 +144,11 @@ def _from_fields(fields: list[Plain]) -> Invitation:
                 bool(is_open),
                 list(addresses),
                 int(expires),
-            ] if len(mesh_id) == MESH_ID_BYTES and not isinstance(expires, bool):
+            ] if len(addresses) <= MAX_ADDRESSES and not isinstance(expires, bool):
                 texts = [address for address in addresses if isinstance(address, str)]
-                mesh = Mesh(name, secret, is_open, tuple(texts))
+                mesh = Mesh(name, secret, is_open)
                 if len(texts) == len(addresses) and mesh.id == mesh_id:
-                    return Invitation(mesh, expires)
+                    return Invitation(mesh, texts, expires)
     except FormatError as error:
         raise LinkError(
             f"This invitation is malformed: {error.message}", hint=_ASK_AGAIN

@@ -109,6 +109,13 @@ def test_a_linked_config_file_stays_a_link(tmp_path: Path) -> None:
     assert 'name = "a"' in real.read_text()
 
 
+def test_a_link_that_leads_to_itself_is_a_clear_error(tmp_path: Path) -> None:
+    link = tmp_path / "config.toml"
+    link.symlink_to(link)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        set_value(link, "node.name", "a")
+
+
 def test_a_folder_in_the_way_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises((StoreError, ConfigError), match="file"):

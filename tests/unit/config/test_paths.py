@@ -1,4 +1,5 @@
 import os
+import socket as socketlib
 import stat
 from pathlib import Path
 
@@ -58,6 +59,8 @@ def test_a_deep_home_gets_a_short_private_socket_path(tmp_path: Path, runtime: P
     socket = find_paths(home, env).socket
     assert len(os.fsencode(socket)) <= MAX_SOCKET_PATH_BYTES
     assert socket.parent == runtime / "meshnode"
+    with socketlib.socket(socketlib.AF_UNIX) as listener:
+        listener.bind(str(socket))
     assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
     assert find_paths(home, env).socket == socket
     assert find_paths(home / "other", env).socket != socket

@@ -61,7 +61,8 @@ def test_the_first_mesh_files_open_with_the_same_derived_values(
 def test_the_first_invitation_opens() -> None:
     token = (GOLDEN / "invitation-v1.txt").read_text()
     invitation = Invitation.parse(token, now=1_799_999_999)
-    assert invitation == Invitation(Mesh("Grüße 山", SECRET, False, ADDRESSES), 1_800_000_000)
+    assert invitation == Invitation(Mesh("Grüße 山", SECRET), ADDRESSES, 1_800_000_000)
+    assert invitation.mesh.bootstrap == ADDRESSES
     assert str(invitation) == token.strip()
 
 

@@ -15,7 +15,7 @@ PEER = "12D3KooWA4Xop1JaT3MHxwYMkCepYsv4iPVopMXwCz5iHYdBfeSB"
 ADDRESS = f"/ip4/192.0.2.7/tcp/4710/p2p/{PEER}"
 NOW = 1_700_000_000
 MESH = Mesh("home", bytes(range(32)))
-TOKEN = str(Invitation.create(MESH, [ADDRESS], NOW + 60))
+TOKEN = str(Invitation(MESH, [ADDRESS], NOW + 60))
 
 
 def forged(*fields: object, raw: bytes | None = None) -> str:
@@ -37,7 +37,7 @@ def forged(*fields: object, raw: bytes | None = None) -> str:
 def test_a_token_carries_the_whole_invitation(
     name: str, secret: bytes, is_open: bool, addresses: list[str], expires: int
 ) -> None:
-    invitation = Invitation.create(Mesh(name, secret, is_open), addresses, expires)
+    invitation = Invitation(Mesh(name, secret, is_open), addresses, expires)
     token = str(invitation)
     assert re.fullmatch(r"meshnode-invite:[A-Za-z0-9_-]+", token)
     assert Invitation.parse(token, now=NOW) == invitation
@@ -47,7 +47,7 @@ def test_a_token_carries_the_whole_invitation(
 def test_the_largest_invitation_fits() -> None:
     host = ".".join(["a" * 60] * 3)
     addresses = [f"/dns/{host}/tcp/{port}/p2p/{PEER}"[:256] for port in range(1, 30)]
-    invitation = Invitation.create(Mesh("山" * 64, bytes(32)), addresses, NOW + 1)
+    invitation = Invitation(Mesh("山" * 64, bytes(32)), addresses, NOW + 1)
     assert len(invitation.addresses) == 16
     assert len(str(invitation)) <= MAX_TOKEN_CHARS
     assert Invitation.parse(str(invitation), now=NOW) == invitation
@@ -86,7 +86,7 @@ def test_what_is_no_token_is_told_so(text: str) -> None:
 
 
 def test_an_expired_token_tells_the_date_and_the_next_step() -> None:
-    token = str(Invitation.create(MESH, [], 1_600_000_000))
+    token = str(Invitation(MESH, [], 1_600_000_000))
     with pytest.raises(
         MembershipError, match=r"expired on 2020-09-13 at 12:26 UTC.*meshnode invite"
     ):
@@ -162,8 +162,8 @@ def test_a_huge_text_is_refused() -> None:
 
 def test_an_invitation_through_an_undialable_address_cannot_be_made() -> None:
     with pytest.raises(FormatError, match=r"0\.0\.0\.0"):
-        Invitation.create(MESH, [f"/ip4/0.0.0.0/tcp/1/p2p/{PEER}"], NOW)
+        Invitation(MESH, [f"/ip4/0.0.0.0/tcp/1/p2p/{PEER}"], NOW)
 
 
 def test_the_secret_is_not_in_the_repr() -> None:
-    assert "secret" not in repr(Invitation.create(MESH, [], NOW))
+    assert "secret" not in repr(Invitation(MESH, [], NOW))
