@@ -1,0 +1,106 @@
+"""Which node a command talks to: the one running here, or one made for the command."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import MembershipError, StoreLockedError
+from .client import Client, HttpClient, NobodyThereError
+from .invocation import Invocation
+
+if TYPE_CHECKING:
+    from ..config import Config
+
+_SETTLE_SECS = 5.0
+_POLL_SECS = 0.05
+_MAX_PID_BYTES = 32
+
+
+def connect(invocation: Invocation) -> Client:
+    """The node running here, or else one in this process.
+
+    Raises:
+        MembershipError: this home belongs to no mesh.
+        StoreLockedError: another process has this home and does not answer.
+    """
+    config = invocation.config()
+    client = _running(config)
+    if client is not None:
+        return client
+    check_initialised(config)
+    invocation.note(
+        "note: no node is running here; starting one for this command "
+        "(`meshnode start --detach` keeps one running)"
+    )
+    from .embedded import EmbeddedClient  # the network stack, only where there is no way around it
+
+    return EmbeddedClient(config, verbose=invocation.verbose)
+
+
+def connect_running(invocation: Invocation) -> HttpClient:
+    """The node running here.
+
+    Raises:
+        NobodyThereError: none is.
+    """
+    client = HttpClient(invocation.config().paths.socket)
+    client.check_listening()
+    return client
+
+
+def check_initialised(config: Config) -> None:
+    """Raise a `MembershipError` unless this home belongs to a mesh."""
+    if not config.paths.mesh_file.exists():
+        raise MembershipError(
+            f"This node belongs to no mesh yet ({config.paths.home} has no mesh.json).",
+            hint="Run `meshnode init` to make a mesh, or `meshnode join TOKEN` to enter one.",
+        )
+
+
+def lock_holder(lock_file: Path) -> int | None:
+    """The process that holds the node's lock; None when nobody does, 0 when it did not say."""
+    try:
+        descriptor = os.open(lock_file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(descriptor, _MAX_PID_BYTES, 0).strip()
+        return int(owner) if owner.isdigit() else 0
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _running(config: Config) -> HttpClient | None:
+    """A client of the running node; None when there is none.
+
+    A process that holds the lock and does not listen is just starting, just stopping, or doing a
+    single command: it gets a few seconds.
+    """
+    client = HttpClient(config.paths.socket)
+    deadline = time.monotonic() + _SETTLE_SECS
+    while True:
+        try:
+            client.check_listening()
+            return client
+        except NobodyThereError:
+            holder = lock_holder(config.paths.lock_file)
+        if holder is None:
+            return None
+        if time.monotonic() > deadline:
+            who = f"process {holder}" if holder else "another process"
+            raise StoreLockedError(
+                f"{config.paths.home} is in use by {who}, and it does not answer on "
+                f"{config.paths.socket}.",
+                hint="If it is a single meshnode command, wait for it; if it is a node that "
+                "hangs, end it with `meshnode stop`.",
+            )
+        time.sleep(_POLL_SECS)

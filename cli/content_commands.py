@@ -1,0 +1,138 @@
+"""`meshnode ls`, `stat` and `rm`: what is behind links, and letting go of it."""
+
+from __future__ import annotations
+
+import json
+import stat as stat_bits
+
+import click
+
+from ..errors import EXIT_FAILED, EXIT_OK
+from ..node.api.error_json import error_from_json
+from ..node.api.text_paths import text_of_path
+from . import text
+from .client import JsonObject
+from .connect import connect
+from .failures import tell
+from .invocation import Invocation, global_options, pass_invocation
+
+
+@click.command()
+@click.argument("link", required=False)
+@click.argument("path", required=False)
+@click.option("-R", "--recursive", is_flag=True, help="Everything below, not one level.")
+@global_options
+@pass_invocation
+def ls(invocation: Invocation, link: str | None, path: str | None, recursive: bool) -> None:
+    """List the folder behind LINK (at PATH in it); without a link, what this node has put."""
+    client = connect(invocation)
+    if link is None:
+        answer = client.call("catalogue", {})
+        if invocation.json:
+            click.echo(json.dumps(answer))
+        else:
+            _print_catalogue(_dicts(answer.get("entries")), invocation)
+        return
+    request: JsonObject = {"link": link, "recursive": recursive}
+    if path:
+        request["path"] = text_of_path(path)
+    answer = client.call("ls", request)
+    if invocation.json:
+        click.echo(json.dumps(answer))
+        return
+    rows = [
+        (_mode(entry), text.size(entry.get("size")), _mtime(entry), _name(entry))
+        for entry in _dicts(answer.get("entries"))
+    ]
+    text.table(("mode", "size", "modified", "name"), rows)
+
+
+@click.command()
+@click.argument("link")
+@global_options
+@pass_invocation
+def stat(invocation: Invocation, link: str) -> None:
+    """Tell what LINK leads to: kind, name, sizes, chunks."""
+    answer = connect(invocation).call("stat", {"link": link})
+    if invocation.json:
+        click.echo(json.dumps(answer))
+        return
+    for key, value in answer.items():
+        shown = text.visible(value)
+        if key in ("size", "stored_bytes"):
+            shown = f"{value} ({text.size(value)})"
+        elif key == "mode" and isinstance(value, int):
+            shown = f"{value:04o}"
+        elif key == "mtime_ns" and isinstance(value, int):
+            shown = text.when(value / 1e9)
+        click.echo(f"{key}: {shown}")
+
+
+@click.command()
+@click.argument("links", nargs=-1, required=True)
+@global_options
+@pass_invocation
+def rm(invocation: Invocation, links: tuple[str, ...]) -> int:
+    """Let go of what was put under LINK on this node, here and on the peers that keep it for us."""
+    answer = connect(invocation).call("rm", {"links": list(links)})
+    outcomes = _dicts(answer.get("links"))
+    if invocation.json:
+        click.echo(json.dumps(answer))
+    code = EXIT_OK
+    for link, outcome in zip(links, outcomes, strict=False):
+        shown = text.visible(link.partition("#")[0])  # the key is nobody's business
+        if "error" in outcome:
+            error = error_from_json(outcome["error"])
+            tell(f"{shown}: {error.message}", error.hint)
+            code = error.exit_code if code in (EXIT_OK, error.exit_code) else EXIT_FAILED
+        elif not invocation.json:
+            facts = ", ".join(
+                f"{key.replace('_', ' ')} {text.visible(value)}"
+                for key, value in outcome.items()
+                if key not in ("cid", "link") and isinstance(value, int | float | str)
+            )
+            click.echo(f"removed {shown}" + (f" ({facts})" if facts else ""))
+    return code
+
+
+def _print_catalogue(entries: list[JsonObject], invocation: Invocation) -> None:
+    if not entries:
+        invocation.note("nothing was put on this node yet")
+        return
+    rows = [
+        (
+            text.when(entry.get("put_at")),
+            entry.get("outcome"),
+            entry.get("copies"),
+            text.size(entry.get("size")),
+            entry.get("name"),
+            entry.get("link"),
+        )
+        for entry in entries
+    ]
+    text.table(("put", "outcome", "copies", "size", "name", "link"), rows)
+
+
+def _mode(entry: JsonObject) -> str:
+    kinds = {"file": stat_bits.S_IFREG, "dir": stat_bits.S_IFDIR, "symlink": stat_bits.S_IFLNK}
+    kind, mode = kinds.get(str(entry.get("kind")), 0), entry.get("mode")
+    if not isinstance(mode, int):
+        return stat_bits.filemode(kind)[0] + "?" * 9
+    return stat_bits.filemode(kind | mode & 0o7777)
+
+
+def _mtime(entry: JsonObject) -> str:
+    mtime = entry.get("mtime_ns")
+    return text.when(mtime / 1e9) if isinstance(mtime, int) else "-"
+
+
+def _name(entry: JsonObject) -> str:
+    name = str(entry.get("path"))
+    if entry.get("kind") == "dir":
+        return f"{name}/"
+    return f"{name} -> {entry['target']}" if "target" in entry else name
+
+
+def _dicts(found: object) -> list[JsonObject]:
+    """The objects of a list of them; whatever else an answer holds is left out."""
+    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []

@@ -1,0 +1,83 @@
+"""The entry point: `meshnode`, its commands, and the boundary where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+import click
+
+from .. import __version__
+from ..errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, MeshError
+from .config_commands import config
+from .content_commands import ls, rm, stat
+from .failures import report_bug, report_error
+from .invocation import Invocation, global_options, pass_invocation
+from .mesh_commands import init, invite, join
+from .node_commands import peers, start, status, stop
+from .transfer_commands import cat, get, put
+
+_EXIT_BROKEN_PIPE = 141  # what a shell shows for a process that SIGPIPE ended
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="meshnode", message="%(prog)s %(version)s")
+@global_options
+def cli() -> None:
+    """A private, encrypted, self-healing chunk store over machines you own.
+
+    Begin with `meshnode init` on the first machine, `meshnode invite` there, and
+    `meshnode join TOKEN` on every other; then `meshnode start` on each.
+    """
+
+
+@cli.command()
+@global_options
+@pass_invocation
+def version(invocation: Invocation) -> None:
+    """Print the version."""
+    click.echo(f'{{"version": "{__version__}"}}' if invocation.json else f"meshnode {__version__}")
+
+
+for _command in (init, invite, join, start, stop, status, peers):
+    cli.add_command(_command)
+for _command in (put, get, cat, ls, stat, rm, config):
+    cli.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code (docs/cli.md lists them)."""
+    invocation = Invocation()
+    _let_any_name_through(sys.stdout)
+    _let_any_name_through(sys.stderr)
+    try:
+        code = cli.main(
+            args=None if arguments is None else list(arguments),
+            prog_name="meshnode",
+            obj=invocation,
+            standalone_mode=False,
+        )
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads any more; without this the interpreter complains when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _EXIT_BROKEN_PIPE
+    except click.ClickException as error:
+        error.show()
+        return EXIT_USAGE if isinstance(error, click.UsageError) else EXIT_FAILED
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
+    except MeshError as error:
+        return report_error(error, invocation)
+    except Exception as error:  # noqa: BLE001  the last boundary: told, with the traceback by -v
+        return report_bug(error, invocation)
+    return code if isinstance(code, int) else EXIT_OK
+
+
+def _let_any_name_through(stream: TextIO) -> None:
+    """File names that are not UTF-8 are written as the bytes they are."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="surrogateescape")

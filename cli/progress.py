@@ -1,0 +1,95 @@
+"""The progress of one transfer on the terminal: bytes, rate, time left. Silent elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from .invocation import Invocation
+from .text import visible
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_MAX_NAME_CHARS = 40
+
+
+class TransferProgress:
+    """Feed it the events of a transfer inside a `with` block."""
+
+    def __init__(self, verb: str, invocation: Invocation) -> None:
+        self._verb = verb
+        self._verbose = bool(invocation.verbose)
+        self._total: int | None = 0
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        if invocation.shows_progress:
+            self._bar = _make_bar()
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._task = self._bar.add_task(self._verb, total=None)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def on_event(self, event: dict[str, object]) -> None:
+        """Show one event; of no concern when nothing is shown."""
+        if self._bar is None or self._task is None:
+            return
+        match event:
+            case {"type": "started", "name": name, "total_bytes": total}:
+                self._add_total(total)
+                text = f"{self._verb} {_short(name)}"
+                self._bar.update(self._task, description=text, total=self._total)
+            case {"type": "progress", "bytes_done": int(done)}:
+                self._bar.update(self._task, completed=done)
+            case {"type": "file", "path": path, "reason": reason}:
+                self._say(f"left out: {visible(path)}: {visible(reason)}")
+            case {"type": "peer", "peer": peer, "reason": reason} if self._verbose:
+                self._say(f"peer {visible(peer)[-8:]}: {visible(reason)}")
+
+    def _add_total(self, total: object) -> None:
+        if self._total is None or not isinstance(total, int):
+            self._total = None
+        else:
+            self._total += total
+
+    def _say(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+
+
+def _make_bar() -> Progress:
+    from rich.console import Console  # start-up time
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(compact=True),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+def _short(name: object) -> str:
+    text = visible(name)
+    return text if len(text) <= _MAX_NAME_CHARS else f"{text[: _MAX_NAME_CHARS - 3]}..."

@@ -1,0 +1,110 @@
+"""What a put or a get came to, in words."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from . import text
+from .client import JsonObject
+from .failures import tell
+from .invocation import Invocation
+
+_MAX_FAILURES_SHOWN = 20
+
+_WEAK = (
+    "Everything is safe on this node, but fewer nodes than wanted have acknowledged a copy: the "
+    "file survives the loss of {survives}. Keep this node running; start or connect more nodes "
+    "(`meshnode peers` shows who is there), then put the same again: only what is missing is sent."
+)
+_PARTIAL = (
+    "Some entries are left out; the link has all the others. Mend what is said above, then put "
+    "the same again: only what is new is sent."
+)
+
+
+def print_put(report: JsonObject, invocation: Invocation) -> None:
+    """The links on standard output, one per line; everything else on standard error.
+
+    Details only where somebody looks on; failures and what to do about them always.
+    """
+    sources = report.get("sources")
+    for source in sources if isinstance(sources, list) else ():
+        _print_source(source, invocation)
+
+
+def _print_source(source: JsonObject, invocation: Invocation) -> None:
+    name, outcome = text.visible(source.get("name")), source.get("outcome")
+    link = source.get("link")
+    if invocation.tells_details and outcome != "failed":
+        for line in _source_lines(source):
+            click.echo(line, err=True)
+    if isinstance(link, str):
+        click.echo(link)
+        sys.stdout.flush()
+    _print_failures(source)
+    for warning in _list(source.get("warnings")):
+        click.echo(f"warning: {name}: {text.visible(warning)}", err=True)
+    if outcome == "failed":
+        tell(str(source.get("error") or f"{name} could not be put."), str(source.get("hint") or ""))
+    elif outcome in ("weak", "partial"):
+        survives = text.count(source.get("survives_nodes", 0), "node")
+        advice = _WEAK.format(survives=survives) if outcome == "weak" else _PARTIAL
+        copies = f"{source.get('copies')} of {source.get('wanted_copies')} copies"
+        click.echo(f"{outcome}: {name}: {copies}.", err=True)
+        click.echo(f"next: {advice}", err=True)
+
+
+def _source_lines(source: JsonObject) -> list[str]:
+    peers, zones = _list(source.get("peers")), _list(source.get("zones"))
+    size, seconds = source.get("size"), source.get("seconds")
+    files = source.get("files")
+    counted = f"{text.count(files, 'file')}, " if source.get("kind") == "folder" else ""
+    held = ", ".join(str(peer)[-8:] for peer in peers) or "no other node"
+    return [
+        f"{text.visible(source.get('name'))}: {source.get('outcome')}",
+        f"  {counted}{text.size(size)} in {text.count(source.get('chunks'), 'chunk')} "
+        f"({source.get('new_chunks')} new), {text.duration(seconds)}, {text.rate(size, seconds)}",
+        f"  copies: {source.get('copies')} of {source.get('wanted_copies')}, here and on {held}; "
+        f"zones: {text.visible(', '.join(str(zone) for zone in zones))}",
+        f"  survives the loss of {text.count(source.get('survives_nodes'), 'node')} "
+        f"or {text.count(source.get('survives_zones'), 'zone')}",
+    ]
+
+
+def _print_failures(source: JsonObject) -> None:
+    failures = _list(source.get("failures"))
+    for failure in failures[:_MAX_FAILURES_SHOWN]:
+        if isinstance(failure, dict):
+            path, reason = text.visible(failure.get("path")), text.visible(failure.get("reason"))
+            click.echo(f"left out: {path}: {reason}", err=True)
+    if len(failures) > _MAX_FAILURES_SHOWN:
+        click.echo(f"... and {len(failures) - _MAX_FAILURES_SHOWN} more (see --json)", err=True)
+
+
+def print_get(report: JsonObject, invocation: Invocation) -> None:
+    """Where it is now; with details where somebody looks on."""
+    click.echo(text.visible(report.get("path")))
+    if not invocation.tells_details:
+        return
+    size, seconds = report.get("size"), report.get("seconds")
+    files = report.get("files")
+    counted = f"{text.count(files, 'file')}, " if report.get("kind") == "folder" else ""
+    click.echo(
+        f"  {counted}{text.size(size)} in {text.count(report.get('chunks'), 'chunk')}, "
+        f"{text.duration(seconds)}, {text.rate(size, seconds)}",
+        err=True,
+    )
+    sources = report.get("bytes_from_peers")
+    shares = [
+        f"{text.visible(peer)[-8:]} {text.size(nbytes)}"
+        for peer, nbytes in (sources.items() if isinstance(sources, dict) else ())
+    ]
+    if report.get("bytes_from_store"):
+        shares.append(f"this node {text.size(report['bytes_from_store'])}")
+    click.echo(f"  from: {', '.join(shares) or 'nobody: there are no bytes'}", err=True)
+
+
+def _list(found: object) -> list[object]:
+    return found if isinstance(found, list) else []
