@@ -100,22 +100,26 @@ class PeerChannel:
 
     async def _pick(self) -> StreamLink:
         """A stream to use at once: no checkpoint lies between the choice and the return."""
+        if not any(link.usable for link in self._links):
+            opening = self._opening or self._open()
+            await opening.done.wait()
+            if opening.link is None or not opening.link.usable:
+                raise self._failure(opening)
         usable = [link for link in self._links if link.usable]
-        if usable:
-            best = min(usable, key=lambda link: link.load)
-            room = len(usable) < self._settings.streams_per_peer
-            if room and best.load >= _CROWDED_BYTES and self._opening is None:
-                self._open()
-            return best
-        opening = self._opening or self._open()
-        await opening.done.wait()
-        if opening.link is not None and opening.link.usable:
-            return opening.link
+        best = min(usable, key=lambda link: link.load)
+        room = len(usable) < self._settings.streams_per_peer
+        if room and best.load >= _CROWDED_BYTES and self._opening is None:
+            self._open()
+        return best
+
+    def _failure(self, opening: _Opening) -> PeerError | MembershipError:
+        """The outcome of a failed opening, as an error of the asking task's own."""
         error = opening.error or (opening.link and opening.link.failure)
         if isinstance(error, MembershipError):
-            raise MembershipError(error.message, hint=error.hint)
-        message = f"Peer {self.peer.short} closed a new stream." if not error else error.message
-        raise PeerError(message, hint=error.hint if error else "")
+            return MembershipError(error.message, hint=error.hint)
+        if error is None:
+            return PeerError(f"Peer {self.peer.short} closed a new stream.")
+        return PeerError(error.message, hint=error.hint)
 
     def _open(self) -> _Opening:
         self._opening = opening = _Opening()

@@ -225,6 +225,7 @@ class ServedStream:
         self._requests[request.id] = serving
         self._account.requests += 1
         self.active += 1
+        self._touch()
         started = False
         try:
             if isinstance(request, Put) and request.inline:

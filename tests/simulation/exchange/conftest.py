@@ -10,7 +10,6 @@ from random import Random
 import pytest
 import trio
 from blake3 import blake3
-
 from meshnode.dht.host import Stream
 from meshnode.dht.peer_id import PeerId
 from meshnode.errors import IntegrityError, NotFoundError, QuotaError
@@ -163,9 +162,7 @@ async def _open_pair(
             open_exchange(asking, identity=owner, settings=settings) as exchange,
         ):
             await asking.connect(serving.peer_id)
-            yield Pair(
-                network, asking, serving, owner, holder, exchange, server, store, kept
-            )
+            yield Pair(network, asking, serving, owner, holder, exchange, server, store, kept)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import trio
 from blake3 import blake3
-
 from meshnode.errors import PeerRefusedError, UsageError
 from meshnode.node.exchange import Kept, PeerInfo, Reason, ServerLimits
 from meshnode.node.exchange.messages import MAX_HAVE
@@ -84,7 +83,9 @@ async def test_info_is_what_the_node_says(autojump_clock, open_pair, chunk_of):
 
 
 @pytest.mark.parametrize("size", [1, 48 * 1024, 256 * 1024, 256 * 1024 + 1, 5 * MIB])
-async def test_a_put_is_stored_and_its_receipt_can_be_checked_by_anyone(autojump_clock, open_pair, chunk_of, size):
+async def test_a_put_is_stored_and_its_receipt_can_be_checked_by_anyone(
+    autojump_clock, open_pair, chunk_of, size
+):
     async with open_pair() as pair:
         data = chunk_of(size)
         digest = blake3(data).digest()
@@ -107,7 +108,9 @@ async def test_a_held_chunk_gets_a_receipt_without_its_bytes(autojump_clock, ope
         assert [kept.new for kept in pair.kept] == [False]
 
 
-async def test_a_lease_longer_than_the_server_grants_is_shortened(autojump_clock, open_pair, chunk_of):
+async def test_a_lease_longer_than_the_server_grants_is_shortened(
+    autojump_clock, open_pair, chunk_of
+):
     async with open_pair(limits=ServerLimits(max_lease_secs=60)) as pair:
         data = chunk_of(10)
         receipt = await pair.exchange.put(pair.peer, blake3(data).digest(), data, lease_secs=1000)
@@ -128,7 +131,9 @@ async def test_a_put_with_a_wrong_digest_is_refused_and_leaves_the_stream_whole(
         assert len(pair.asking.connections()[0].streams) == 2  # both ends of one
 
 
-async def test_a_put_beyond_the_quota_is_refused_before_its_body_is_sent(autojump_clock, open_pair, chunk_of):
+async def test_a_put_beyond_the_quota_is_refused_before_its_body_is_sent(
+    autojump_clock, open_pair, chunk_of
+):
     async with open_pair() as pair:
         pair.store.quota = MIB
         data = chunk_of(MIB + 1)
@@ -150,7 +155,9 @@ async def test_a_chunk_above_the_servers_limit_is_refused_before_its_body_is_sen
         assert pair.server.counts.bytes_received < 1000
 
 
-async def test_a_failing_store_fails_the_request_and_not_the_stream(autojump_clock, open_pair, chunk_of):
+async def test_a_failing_store_fails_the_request_and_not_the_stream(
+    autojump_clock, open_pair, chunk_of
+):
     async with open_pair() as pair:
         digest = pair.store.add(chunk_of(1000))
         pair.store.broken = True
