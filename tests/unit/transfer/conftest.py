@@ -1,0 +1,254 @@
+"""A mesh of pretended peers: real stores and statistics, faults to order, trio's virtual clock."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trio
+
+from meshnode.config import load_config
+from meshnode.dht.peer_id import PeerId
+from meshnode.errors import IntegrityError, NotFoundError, PeerError, PeerRefusedError
+from meshnode.node.exchange.stats import PeerStatsTable
+from meshnode.node.store import MemoryStore
+from meshnode.node.transfer import Getter, Member, Putter, TransferContext
+
+SECRET = b"\x07" * 32
+
+
+def peer_id(number: int) -> PeerId:
+    return PeerId.from_ed25519(random.Random(number).randbytes(32))
+
+
+@dataclass
+class Peer:
+    """One pretended peer and what is wrong with it."""
+
+    id: PeerId
+    zone: str
+    store: MemoryStore = field(default_factory=MemoryStore)
+    latency: float = 0.01
+    rate: float = 100e6
+    down: bool = False
+    frozen: bool = False
+    corrupting: bool = False
+    forgetful: bool = False
+    """Gives receipts and keeps nothing."""
+    refuses_puts: str = ""
+    fails_next: int = 0
+    """So many requests break before one goes through."""
+    gets: list[bytes] = field(default_factory=list)
+    puts: list[bytes] = field(default_factory=list)
+    die_after_gets: int | None = None
+
+
+class FakeExchange:
+    def __init__(self, mesh: FakeMesh) -> None:
+        self.stats = PeerStatsTable(clock=trio.current_time, wall=trio.current_time)
+        self._mesh = mesh
+        self.in_flight: list[bytes] = []
+        self.most_in_flight = 0
+        self.started: list[bytes] = []
+
+    async def _reach(self, peer: PeerId, first_byte_timeout: float | None) -> Peer:
+        found = self._mesh.peers[peer]
+        if found.frozen:
+            wait = 60.0 if first_byte_timeout is None else first_byte_timeout
+            await trio.sleep(wait)
+            self.stats.of(peer).failed("silent")
+            raise PeerError(f"Peer {peer.short} was silent for {wait:g} s.")
+        await trio.sleep(found.latency)
+        if found.down or found.fails_next:
+            found.fails_next = max(found.fails_next - 1, 0)
+            self.stats.of(peer).failed("down")
+            raise PeerError(f"Peer {peer.short} is unreachable.")
+        self.stats.of(peer).first_byte(found.latency)
+        return found
+
+    async def have(
+        self, peer: PeerId, digests: Sequence[bytes], *, first_byte_timeout: float | None = None
+    ) -> list[bool]:
+        found = await self._reach(peer, first_byte_timeout)
+        return await found.store.has(digests)
+
+    async def get_unverified(
+        self,
+        peer: PeerId,
+        digest: bytes,
+        offset: int = 0,
+        length: int | None = None,
+        *,
+        first_byte_timeout: float | None = None,
+    ) -> bytes:
+        self._enter(digest)
+        try:
+            found = await self._reach(peer, first_byte_timeout)
+            found.gets.append(digest)
+            try:
+                data = await found.store.get(digest)
+            except NotFoundError as error:
+                raise PeerRefusedError("Peer refused: not_found.", reason="not_found") from error
+            end = len(data) if length is None else offset + length
+            download = self.stats.of(peer).download
+            download.began(trio.current_time())
+            try:
+                await trio.sleep((end - offset) / found.rate)
+            finally:
+                download.ended(end - offset, trio.current_time())
+            self.stats.of(peer).succeeded()
+            if found.die_after_gets is not None and len(found.gets) >= found.die_after_gets:
+                found.down = True
+            part = data[offset:end]
+            return bytes([part[0] ^ 1]) + part[1:] if found.corrupting else part
+        finally:
+            self.in_flight.remove(digest)
+
+    def corrupt(self, peer: PeerId, digest: bytes) -> IntegrityError:
+        self.stats.of(peer).corrupted("sent a corrupt chunk")
+        return IntegrityError(f"Peer {peer.short} sent a corrupt chunk.")
+
+    async def put(
+        self,
+        peer: PeerId,
+        digest: bytes,
+        data: bytes,
+        *,
+        first_byte_timeout: float | None = None,
+    ) -> object:
+        self._enter(digest)
+        try:
+            found = await self._reach(peer, first_byte_timeout)
+            await trio.sleep(len(data) / found.rate)
+            if found.refuses_puts:
+                raise PeerRefusedError("Peer refused.", reason=found.refuses_puts)
+            found.puts.append(digest)
+            if not found.forgetful:
+                await found.store.put([(digest, bytes(data))])
+            self.stats.of(peer).succeeded()
+            return object()
+        finally:
+            self.in_flight.remove(digest)
+
+    def _enter(self, digest: bytes) -> None:
+        self.started.append(digest)
+        self.in_flight.append(digest)
+        self.most_in_flight = max(self.most_in_flight, len(set(self.in_flight)))
+
+
+@dataclass(frozen=True)
+class Record:
+    peer: PeerId
+
+
+@dataclass(frozen=True)
+class StoredOn:
+    stored_on: tuple[PeerId, ...]
+
+
+class FakeDht:
+    """Knows what everybody announced, at once."""
+
+    def __init__(self, mesh: FakeMesh) -> None:
+        self._mesh = mesh
+        self.manifests: dict[bytes, bytes] = {}
+        self.announced: list[tuple[bytes, int]] = []
+        self.announcements = 0
+        self.finds: list[int] = []
+        self.knows_chunks = True
+
+    async def announce(self, chunks: Sequence[tuple[bytes, int]]) -> object:
+        await trio.sleep(0.01)
+        self.announcements += 1
+        self.announced += chunks
+        return object()
+
+    async def find_chunks(self, digests: Sequence[bytes]) -> dict[bytes, list[Record]]:
+        await trio.sleep(0.01)
+        self.finds.append(len(digests))
+        found: dict[bytes, list[Record]] = {digest: [] for digest in digests}
+        if self.knows_chunks:
+            for peer in self._mesh.peers.values():
+                held = await peer.store.has(digests)
+                for digest, here in zip(digests, held, strict=True):
+                    if here:
+                        found[digest].append(Record(peer.id))
+        return found
+
+    async def put_manifest(self, digest: bytes, value: bytes) -> StoredOn:
+        await trio.sleep(0.01)
+        self.manifests[digest] = value
+        return StoredOn(tuple(self._mesh.peers))
+
+    async def get_manifest(self, digest: bytes) -> bytes | None:
+        await trio.sleep(0.01)
+        return self.manifests.get(digest)
+
+
+class FakeMesh:
+    """This node, and the peers around it."""
+
+    def __init__(self, home: Path) -> None:
+        self.peers: dict[PeerId, Peer] = {}
+        self.config = load_config(home, env={}).with_overrides({"ingest.chunk_size": 65536})
+        self.store = MemoryStore()
+        self.exchange = FakeExchange(self)
+        self.dht = FakeDht(self)
+        self.self_id = peer_id(0)
+
+    def add(self, zone: str = "default", **faults: object) -> Peer:
+        peer = Peer(peer_id(len(self.peers) + 1), zone)
+        for name, value in faults.items():
+            assert hasattr(peer, name)
+            setattr(peer, name, value)
+        self.peers[peer.id] = peer
+        return peer
+
+    def configure(self, **values: object) -> None:
+        """Set keys of `[performance.chunks]`."""
+        self.config = self.config.with_overrides(
+            {f"performance.chunks.{name}": value for name, value in values.items()}
+        )
+
+    def members(self) -> list[Member]:
+        return [Member(peer.id, peer.zone, None, 0.0) for peer in self.peers.values()]
+
+    def context(self, store: MemoryStore | None = None) -> TransferContext:
+        return TransferContext(
+            store=store or self.store,
+            exchange=self.exchange,
+            dht=self.dht,
+            membership=self,
+            self_id=self.self_id,
+            config=self.config,
+            convergence_secret=SECRET,
+            zone="default",
+            rng=random.Random(1),
+        )
+
+    def putter(self) -> Putter:
+        return Putter(self.context())
+
+    def getter(self) -> Getter:
+        """Of a node that holds nothing itself."""
+        return Getter(self.context(MemoryStore()))
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> FakeMesh:
+    home = tmp_path / "home"
+    home.mkdir()
+    return FakeMesh(home)
+
+
+@pytest.fixture
+def make_file(tmp_path: Path) -> Callable[..., Path]:
+    def make(size: int, name: str = "input.bin", seed: int = 1) -> Path:
+        path = tmp_path / name
+        path.write_bytes(random.Random(seed).randbytes(size))
+        return path
+
+    return make
