@@ -15,10 +15,13 @@ from .compression import Codec
 from .limits import (
     DIGEST_BYTES,
     KEY_BYTES,
+    MAX_CHUNKS,
+    MAX_ENTRIES,
     MAX_MEDIA_TYPE_CHARS,
     MAX_PATH_BYTES,
     MAX_PLAIN_BYTES,
     MAX_PROFILE_CHARS,
+    MAX_SLICES,
     MAX_STORED_BYTES,
 )
 from .manifest import ChunkTable, DirectoryManifest, Entry, FileManifest, Manifest, Slice
@@ -63,15 +66,31 @@ def check(manifest: Manifest) -> None:
     check_chunks(manifest.chunks)
     used = _SliceCheck(manifest.chunks)
     if isinstance(manifest, FileManifest):
+        check_count(len(manifest.slices), MAX_SLICES, "slices")
         _check_attributes(manifest.mode, manifest.mtime_ns, manifest.name)
         _check_content(manifest, manifest.name, used)
         if not _is_plain_text(manifest.profile, MAX_PROFILE_CHARS):
             raise FormatError("The manifest's chunker profile is not plain text.")
     else:
+        check_count(len(manifest.entries), MAX_ENTRIES, "entries")
+        check_count(sum(len(entry.slices) for entry in manifest.entries), MAX_SLICES, "slices")
         for entry in manifest.entries:
             _check_entry(entry, used)
         _check_tree(manifest.entries)
     used.finish()
+
+
+def check_count(count: int, most: int, what: str) -> None:
+    """Refuse a manifest of more than `most` parts.
+
+    Raises:
+        FormatError: there are more, or fewer than none.
+    """
+    if not 0 <= count <= most:
+        raise FormatError(
+            f"The manifest has {count} {what}; {most} is the most.",
+            hint="Put the content in several parts.",
+        )
 
 
 def check_chunks(chunks: Sequence[ChunkRef]) -> None:
@@ -80,6 +99,7 @@ def check_chunks(chunks: Sequence[ChunkRef]) -> None:
     Raises:
         FormatError: otherwise.
     """
+    check_count(len(chunks), MAX_CHUNKS, "chunks")
     sealed = bool(chunks) and chunks[0].key is not None
     overhead = TAG_BYTES if sealed else 0
     for ref in chunks:

@@ -36,7 +36,8 @@ def decode_cid(text: str) -> Digest:
     Raises:
         LinkError: not the CID of a meshnode chunk, or not in its one spelling.
     """
-    shown = text if len(text) <= 80 else text[:77] + "..."
+    # No more than a CID is long: what follows may be a key whose '#' got lost.
+    shown = text if len(text) <= CID_CHARS else text[:CID_CHARS] + "..."
     if not text.startswith("b"):
         why = "is in upper case" if text.startswith("B") else "does not begin with 'b' (base32)"
         raise LinkError(f"{shown!r} is not a content id: it {why}.", hint=_HINT)

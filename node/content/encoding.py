@@ -17,9 +17,9 @@ from typing import Any, Final
 import msgpack  # type: ignore[import-untyped]
 
 from ...errors import FormatError
-from .canonical import check, check_chunks
+from .canonical import check, check_chunks, check_count
 from .compression import Codec
-from .limits import MAX_TREE_DEPTH, Buffer
+from .limits import MAX_CHUNKS, MAX_ENTRIES, MAX_SLICES, MAX_TREE_DEPTH, Buffer
 from .manifest import DirectoryManifest, Entry, FileManifest, Manifest, Slice
 from .paths import shown
 from .sealing import ChunkRef
@@ -199,7 +199,9 @@ class _Reader:
         try:
             row = self._unpacker.unpack()
         except (ValueError, msgpack.UnpackException) as error:
-            raise FormatError(f"A manifest is not msgpack as it should be: {error!r}.") from error
+            # Only the error's type: a UnicodeDecodeError carries, and would print, the whole text.
+            why = type(error).__name__
+            raise FormatError(f"A manifest is not the msgpack it should be ({why}).") from error
         if not isinstance(row, tuple):
             raise FormatError("A manifest has something else where an array belongs.")
         return row
@@ -218,9 +220,16 @@ def _parse_file(row: Parsed) -> FileManifest:
 def _parse_directory(reader: _Reader) -> DirectoryManifest:
     name, count, sealed, table = reader.row(_DIRECTORY_FIELDS)
     chunks = _parse_table(sealed, table)
-    # A count beyond what the bytes hold ends at their end, with an error of the reader.
-    rows = (reader.any_row() for _ in range(count))
-    return DirectoryManifest(name, chunks, tuple(map(_parse_entry, rows)))
+    check_count(count, MAX_ENTRIES, "entries")
+    entries = []
+    slices = 0
+    for _ in range(count):
+        entry = _parse_entry(reader.any_row())
+        entries.append(entry)
+        slices += len(entry.slices)
+        # Here and not only in `check`: a slice in memory is many times larger than its bytes.
+        check_count(slices, MAX_SLICES, "slices")
+    return DirectoryManifest(name, chunks, tuple(entries))
 
 
 def _parse_entry(row: Parsed) -> Entry:
@@ -245,6 +254,7 @@ def _parse_table(sealed: int, table: bytes) -> tuple[ChunkRef, ...]:
     row = _SEALED_ROW if sealed else _PUBLIC_ROW
     if len(table) % row.size:
         raise FormatError("A chunk table ends inside a row.")
+    check_count(len(table) // row.size, MAX_CHUNKS, "chunks")
     try:
         if sealed:
             return tuple(
@@ -265,4 +275,5 @@ def _parse_table(sealed: int, table: bytes) -> tuple[ChunkRef, ...]:
 def _parse_slices(packed: bytes) -> tuple[Slice, ...]:
     if len(packed) % _SLICE.size:
         raise FormatError("A list of slices ends inside a slice.")
+    check_count(len(packed) // _SLICE.size, MAX_SLICES, "slices")
     return tuple(starmap(Slice, _SLICE.iter_unpack(packed)))

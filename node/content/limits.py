@@ -25,10 +25,16 @@ MAX_ROOT_BODY_BYTES: Final = 1024 * 1024
 """How far the body inside a root may inflate; a larger manifest becomes a tree."""
 
 MAX_MANIFEST_BYTES: Final = 256 * 1024 * 1024
-"""Largest encoded manifest, as a tree: some 3 million chunks or 1.5 million small files."""
+"""Largest encoded manifest, as a tree."""
+
+MAX_ENTRIES: Final = 1_000_000
+MAX_CHUNKS: Final = 2_000_000
+MAX_SLICES: Final = 2_000_000
+"""Per manifest. In memory each takes some hundred bytes, however well a manifest compresses."""
 
 MAX_TREE_DEPTH: Final = 8
 """Levels of chunk lists above a manifest; the default layout needs two for the largest one."""
+
 MAX_PATH_BYTES: Final = 4096
 MAX_NAME_BYTES: Final = 255
 MAX_MEDIA_TYPE_CHARS: Final = 255

@@ -59,7 +59,7 @@ class Link:
         """
         text = text.strip()
         if not text.startswith(SCHEME):
-            shown = text.partition("#")[0][:40]
+            shown = text.partition("#")[0][:12]  # a key on its own must not be shown whole
             raise LinkError(f"{shown!r} is not a link: it does not begin with '{SCHEME}'.")
         cid, mark, key = text.removeprefix(SCHEME).partition("#")
         digest = decode_cid(cid)

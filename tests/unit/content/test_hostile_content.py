@@ -22,6 +22,7 @@ from meshnode.node.content import (
     Sealer,
     Slice,
     encode_manifest,
+    encoding,
     open_root,
 )
 from meshnode.node.content.encoding import (
@@ -148,6 +149,7 @@ BOMBS = {
     "arrays in arrays": b"\x9a" * 20_000,
     "large arrays in arrays": b"\xdd\x00\x00\xff\xff" * 5_000,
     "2^64 entries": header(2**64 - 1),
+    "as many entries as are allowed": header(1_000_000),
     "entry of 4 billion": header(1) + b"\xdd\xff\xff\xff\xff",
     "entry with a bin of 4 GiB": header(1) + b"\x92\x01\xc6\xff\xff\xff\xff",
     "entry of arrays in arrays": header(1) + b"\x9a" * 20_000,
@@ -164,6 +166,25 @@ def test_an_announced_size_allocates_nothing(kind: BodyKind, bomb: bytes) -> Non
 
     attempt()
     assert peak_of(attempt) < 200_000
+
+
+def test_slices_are_counted_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "MAX_SLICES", 1000)
+    entry = msgpack.packb((1, b"a", 0, 0, 0, bytes(32), "", bytes(12 * 400)))
+    body = header(500) + entry * 500  # 200,000 slices, some hundred bytes each when parsed
+
+    def attempt() -> None:
+        with pytest.raises(FormatError, match="1200 slices; 1000 is the most"):
+            decode_body(BodyKind.DIRECTORY, body)
+
+    assert peak_of(attempt) < 2 * len(body)
+
+
+def test_an_error_does_not_repeat_the_input() -> None:
+    body = msgpack.packb([b"d", 0, 0, b""])[:-2] + b"\xda\xff\xff" + b"\xff" * 65535
+    with pytest.raises(FormatError) as caught:
+        decode_body(BodyKind.DIRECTORY, body)
+    assert len(str(caught.value)) < 200
 
 
 def test_deep_paths_cost_memory_in_proportion_to_their_length() -> None:
