@@ -140,7 +140,8 @@ class _Side:
 
         Raises:
             FormatError: not of these types and sizes.
-            MembershipError: another mesh, no member, or our own words sent back.
+            MembershipError: another mesh, or no member. Our own words sent back count as such: they
+            are sealed for the other role.
         """
         match fields:
             case [bytes(mesh_id), bytes(nonce), bytes(sealed)]:
@@ -151,8 +152,7 @@ class _Side:
             raise FormatError(f"Peer {self._remote} sent a malformed hello.")
         same_mesh = hmac.compare_digest(mesh_id, self._mesh_id)
         opened = self._open(nonce, sealed)
-        reflected = hmac.compare_digest(nonce, self._mine.nonce)
-        if not same_mesh or opened is None or reflected:
+        if not same_mesh or opened is None:
             raise self._stranger("is in another mesh" if not same_mesh else "knows no mesh secret")
         self._theirs = _Hello(nonce, sealed)
         self._info = _decode_info(opened, self._remote)

@@ -124,7 +124,7 @@ def test_a_refused_initiator_is_told_so_at_both_steps() -> None:
 def test_a_hello_reflected_to_its_sender_is_refused() -> None:
     initiator = anna()
     hello = initiator.hello()
-    with pytest.raises(MembershipError):
+    with pytest.raises(MembershipError, match="knows no mesh secret"):
         initiator.receive_answer(msgpack.packb([*msgpack.unpackb(hello), bytes(32)]))
     with pytest.raises(MembershipError):
         bert(me=ANNA, to=BERT).receive_hello(hello)
@@ -294,6 +294,48 @@ def test_messages_made_to_exhaust_are_format_errors(
 ) -> None:
     with pytest.raises(FormatError):
         step(message)
+
+
+TOLD = {"name": "anna", "zone": "attic", "software": "m/1", "addresses": ["/ip4/1.2.3.4/tcp/1"]}
+
+
+def tell(monkeypatch: pytest.MonkeyPatch, told: object) -> Initiator:
+    """A member that tells `told` about itself."""
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "meshnode.node.identity.handshake._encode_info", lambda _: msgpack.packb(told)
+        )
+        return anna()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        None,
+        [],
+        {},
+        TOLD | {"name": b"anna"},
+        TOLD | {"name": ""},
+        TOLD | {"zone": "\x1b[2J"},
+        TOLD | {"software": "x" * 65},
+        TOLD | {"addresses": "x"},
+        TOLD | {"addresses": [1]},
+        TOLD | {"addresses": ["a"] * (MAX_ADDRESSES + 1)},
+        TOLD | {"addresses": ["a" * 257]},
+        TOLD | {"addresses": ["a\n"]},
+    ],
+)
+def test_a_member_that_tells_nonsense_is_a_format_error(
+    monkeypatch: pytest.MonkeyPatch, told: object
+) -> None:
+    with pytest.raises(FormatError):
+        bert().receive_hello(tell(monkeypatch, told).hello())
+
+
+def test_what_a_later_version_tells_beside_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    responder = bert()
+    run(tell(monkeypatch, TOLD | {"mood": [1, None]}), responder)
+    assert responder.remote_info.name == "anna"
 
 
 @pytest.mark.parametrize("info", [("", "z", "s"), ("a\n", "z", "s"), ("a", "z" * 65, "s")])
