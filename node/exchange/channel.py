@@ -114,7 +114,7 @@ class PeerChannel:
 
     def _failure(self, opening: _Opening) -> PeerError | MembershipError:
         """The outcome of a failed opening, as an error of the asking task's own."""
-        error = opening.error or (opening.link and opening.link.failure)
+        error = opening.link.failure if opening.link is not None else opening.error
         if isinstance(error, MembershipError):
             return MembershipError(error.message, hint=error.hint)
         if error is None:

@@ -35,6 +35,8 @@ from .messages import (
     Put,
     Reason,
     Refused,
+    Release,
+    Released,
     Stored,
 )
 from .pending import Asking, Pending
@@ -95,6 +97,28 @@ class Exchange:
         assert isinstance(pending.answer, Held)
         self.stats.of(peer).succeeded()
         return pending.answer.flags
+
+    async def release(
+        self, peer: PeerId, digests: Sequence[Digest], *, first_byte_timeout: float | None = None
+    ) -> int:
+        """Tell `peer` that we need these chunks no longer; any number of digests.
+
+        Returns:
+            For how many of them it had kept something for us.
+        """
+        count = 0
+        for start in range(0, len(digests), MAX_HAVE):
+            batch = tuple(digests[start : start + MAX_HAVE])
+            count += await self._release_batch(peer, batch, first_byte_timeout)
+        return count
+
+    async def _release_batch(
+        self, peer: PeerId, digests: tuple[Digest, ...], first_byte_timeout: float | None
+    ) -> int:
+        pending = await self._ask(peer, lambda i: Release(i, digests), 0, first_byte_timeout)
+        assert isinstance(pending.answer, Released)
+        self.stats.of(peer).succeeded()
+        return pending.answer.count
 
     async def info(self, peer: PeerId, *, first_byte_timeout: float | None = None) -> PeerInfo:
         """What `peer` says of itself."""

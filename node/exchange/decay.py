@@ -1,13 +1,13 @@
 """Estimators that forget: what a peer did lately counts more than what it did long ago.
 
-All are plain arithmetic on times the caller passes in, so they run on any clock.
+All are plain arithmetic on the caller's clock.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class DecayedMean:
@@ -86,24 +86,26 @@ class RateMeter:
     altogether, not what one of its transfers gets.
     """
 
-    __slots__ = ("_active", "_rate", "_since")
+    __slots__ = ("_active", "_clock", "_rate", "_since")
 
     # Bytes that were already in our buffers take almost no time to read: no rate above this is
     # believed (100 GB/s), which also keeps the mean finite.
     _LEAST_SECONDS_PER_BYTE = 1e-11
 
-    def __init__(self, half_life: float) -> None:
+    def __init__(self, half_life: float, clock: Callable[[], float]) -> None:
         self._rate = DecayedMean(half_life)
+        self._clock = clock
         self._active = 0
         self._since = 0.0
 
-    def began(self, now: float) -> None:
+    def began(self) -> None:
         if self._active == 0:
-            self._since = now
+            self._since = self._clock()
         self._active += 1
 
-    def ended(self, received: int, now: float) -> None:
+    def ended(self, received: int) -> None:
         """One transfer is over, whole or not, after `received` bytes."""
+        now = self._clock()
         seconds = max(now - self._since, received * self._LEAST_SECONDS_PER_BYTE)
         self._since = max(now, self._since)
         self._active -= 1
@@ -117,5 +119,5 @@ class RateMeter:
     def state(self) -> tuple[float, float]:
         return self._rate.state()
 
-    def restore(self, received: float, seconds: float, now: float) -> None:
-        self._rate.restore(received, seconds, now)
+    def restore(self, received: float, seconds: float) -> None:
+        self._rate.restore(received, seconds, self._clock())

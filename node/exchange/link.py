@@ -161,7 +161,7 @@ class StreamLink:
         self._last_used = trio.current_time()
         if pending.upload_began:
             # Not when the transport's buffers had taken it all, but when the peer had answered.
-            self._stats.upload.ended(pending.uploaded, trio.current_time())
+            self._stats.upload.ended(pending.uploaded)
         if not pending.done.is_set():
             self._abandon(pending)
         self._end_if_retired()
@@ -261,7 +261,7 @@ class StreamLink:
         if frame.pending is None or not frame.body:
             return
         frame.pending.upload_began = True
-        self._stats.upload.began(trio.current_time())
+        self._stats.upload.began()
         for start in range(0, len(frame.body), PIECE_BYTES):
             piece = frame.body[start : start + PIECE_BYTES]
             await self._write(piece)
@@ -309,7 +309,7 @@ class StreamLink:
         # and the pages are touched only as bytes come in.
         body = bytearray(length)
         self._body_began = trio.current_time()
-        self._stats.download.began(self._body_began)
+        self._stats.download.began()
         before = self._metered.bytes_read
         received = 0
         try:
@@ -317,10 +317,9 @@ class StreamLink:
             received = length
         finally:
             received = received or min(self._metered.bytes_read - before, length)
-            now = trio.current_time()
-            self._body_secs += now - self._body_began
+            self._body_secs += trio.current_time() - self._body_began
             self._body_began = None
-            self._stats.download.ended(received, now)
+            self._stats.download.ended(received)
             self._stats.bytes_received += received
         if pending.abandoned:
             self._stats.duplicates += 1

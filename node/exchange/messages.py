@@ -126,8 +126,16 @@ class AskInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """I need these chunks no longer (of those you keep for me). 1 to `MAX_HAVE`. -> Released"""
+
+    id: int
+    digests: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Reserved:
-    """AUDIT or RELEASE of a later version, without a body: answered with `unsupported`."""
+    """AUDIT of a later version, without a body: answered with `unsupported`."""
 
     id: int
     op: int
@@ -171,6 +179,14 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Released:
+    """Answers Release: for how many of the digests something was kept for the asking peer."""
+
+    id: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Info:
     """Answers AskInfo."""
 
@@ -191,8 +207,8 @@ class Refused:
     detail: str
 
 
-Request = Have | Get | Put | Body | Cancel | AskInfo | Reserved
-Answer = Held | Data | Proceed | Stored | Info | Refused
+Request = Have | Get | Put | Body | Cancel | AskInfo | Release | Reserved
+Answer = Held | Data | Proceed | Stored | Info | Released | Refused
 Message = Request | Answer
 
 

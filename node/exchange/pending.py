@@ -19,10 +19,12 @@ from .messages import (
     Proceed,
     Put,
     Refused,
+    Release,
+    Released,
     Stored,
 )
 
-Asking = Have | Get | Put | AskInfo
+Asking = Have | Get | Put | AskInfo | Release
 """Requests that get an answer."""
 
 
@@ -88,6 +90,8 @@ class Pending:
                 return not self.proceed
             case Put(), Stored():
                 return True
+            case Release(digests=digests), Released(count=count):
+                return count <= len(digests)
             case AskInfo(), Info():
                 return True
             case _:

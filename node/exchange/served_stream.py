@@ -31,6 +31,7 @@ from .messages import (
     Put,
     Reason,
     Refused,
+    Release,
     Request,
     Reserved,
 )
@@ -53,7 +54,7 @@ _JOIN_BYTES = 16 * 1024
 class _Serving:
     """One request being served."""
 
-    request: Get | Have | Put | AskInfo | Reserved
+    request: Get | Have | Put | AskInfo | Release | Reserved
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     committed: bool = False
     """A CANCEL comes too late: bytes are being written, or a body has been taken in."""
@@ -182,7 +183,7 @@ class ServedStream:
             Seconds after which the request would be granted, 0.0 when it is.
         """
         cost = 1.0
-        if isinstance(request, Have):
+        if isinstance(request, Have | Release):
             cost += len(request.digests) // _DIGESTS_PER_TOKEN
         bucket = self._account.bucket
         retry_after = bucket.take(cost, trio.current_time())
@@ -194,7 +195,7 @@ class ServedStream:
 
     async def _accept(
         self,
-        request: Get | Have | Put | AskInfo | Reserved,
+        request: Get | Have | Put | AskInfo | Release | Reserved,
         retry_after: float,
         nursery: trio.Nursery,
     ) -> None:
@@ -315,6 +316,9 @@ class ServedStream:
                 await self._answer_get(serving, get)
             case Put() as put:
                 await self._answer_put(serving, put)
+            case Release() as release:
+                answer = await self._service.release(release, self._stream.peer)
+                await self._send(serving, answer)
             case Reserved():
                 raise Refusal(Reason.UNSUPPORTED, "")
 

@@ -15,7 +15,7 @@ from .limits import Accounts
 from .messages import PROTOCOL
 from .receipts import Signer
 from .served_stream import ServedStream, ServerCounts
-from .service import ChunkService, InfoProvider, OnStored
+from .service import ChunkService, InfoProvider, OnRelease, OnStored
 from .settings import ServerLimits
 
 _log = structlog.get_logger(__name__)
@@ -28,6 +28,7 @@ class ChunkServer:
         identity: signs receipts.
         info_provider: what we say of ourselves.
         on_stored: awaited for every chunk a peer put here, before its receipt is signed.
+        on_release: lets go of what is kept for a peer; None: RELEASE is refused.
         wall: Unix seconds, for receipts.
     """
 
@@ -40,12 +41,15 @@ class ChunkServer:
         info_provider: InfoProvider,
         limits: ServerLimits | None = None,
         on_stored: OnStored | None = None,
+        on_release: OnRelease | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.limits = limits or ServerLimits()
         self.counts = ServerCounts()
         self._host = host
-        self._service = ChunkService(store, identity, self.limits, info_provider, on_stored, wall)
+        self._service = ChunkService(
+            store, identity, self.limits, info_provider, on_stored, on_release, wall
+        )
         self._accounts = Accounts(self.limits)
         self._streams: set[ServedStream] = set()
         self._closing = False
@@ -115,6 +119,7 @@ async def serve(
     info_provider: InfoProvider,
     limits: ServerLimits | None = None,
     on_stored: OnStored | None = None,
+    on_release: OnRelease | None = None,
 ) -> AsyncIterator[ChunkServer]:
     """A `ChunkServer` that serves for the length of the block."""
     server = ChunkServer(
@@ -124,6 +129,7 @@ async def serve(
         info_provider=info_provider,
         limits=limits,
         on_stored=on_stored,
+        on_release=on_release,
     )
     async with server.serving():
         yield server

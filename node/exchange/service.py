@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from ...dht.host import Buffer
 from ...dht.peer_id import PeerId
 from ...errors import IntegrityError, NotFoundError, QuotaError
 from ..store.protocol import ChunkStore, Digest
-from .messages import Get, Have, Held, Info, PeerInfo, Put, Reason, Stored
+from .messages import Get, Have, Held, Info, PeerInfo, Put, Reason, Release, Released, Stored
 from .receipts import Signer, issue
 from .settings import ServerLimits
 
@@ -42,6 +42,9 @@ class Kept:
 OnStored = Callable[[Kept], Awaitable[None]]
 """Awaited before the receipt is signed: what the receipt promises can be made durable here."""
 
+OnRelease = Callable[[PeerId, Sequence[Digest]], Awaitable[int]]
+"""(owner, digests) -> for how many something was kept for that owner and no longer is."""
+
 InfoProvider = Callable[[], Awaitable[PeerInfo]]
 
 
@@ -59,6 +62,7 @@ class ChunkService:
         limits: ServerLimits,
         info_provider: InfoProvider,
         on_stored: OnStored | None = None,
+        on_release: OnRelease | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -66,6 +70,7 @@ class ChunkService:
         self._limits = limits
         self._info_provider = info_provider
         self._on_stored = on_stored or _nothing
+        self._on_release = on_release
         self._wall = wall
 
     async def have(self, request: Have) -> Held:
@@ -73,6 +78,12 @@ class ChunkService:
 
     async def info(self, ident: int) -> Info:
         return Info(ident, await self._info_provider())
+
+    async def release(self, request: Release, owner: PeerId) -> Released:
+        """Let go of what is kept for `owner`, and for nobody else: the stream proves who asks."""
+        if self._on_release is None:
+            raise Refusal(Reason.UNSUPPORTED, "nothing is kept for anyone here")
+        return Released(request.id, await self._on_release(owner, request.digests))
 
     async def size_for(self, request: Get) -> int:
         """Stored size of the chunk asked for; refuses what is not held or not inside it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from ...dht.peer_id import PeerId
@@ -42,8 +42,8 @@ class PeerStats:
         self._latencies = SampleWindow(LATENCY_SAMPLES)
         self._outcomes = SampleWindow(OUTCOMES)
         self._breaker = Breaker()
-        self.download = RateMeter(HALF_LIFE_SECS)
-        self.upload = RateMeter(HALF_LIFE_SECS)
+        self.download = RateMeter(HALF_LIFE_SECS, clock)
+        self.upload = RateMeter(HALF_LIFE_SECS, clock)
         self.bytes_received = 0
         self.bytes_sent = 0
         self.in_flight_requests = 0
@@ -185,12 +185,11 @@ class PeerStats:
         """Raises FormatError on anything `to_bytes` would not write."""
         kept = decode_snapshot(data)
         stats = cls(clock, wall)
-        now = clock()
-        stats._latency.restore(*kept.latency, now)
+        stats._latency.restore(*kept.latency, clock())
         stats._latencies.extend(kept.latencies)
         stats._outcomes.extend(map(float, kept.outcomes))
-        stats.download.restore(*kept.download, now)
-        stats.upload.restore(*kept.upload, now)
+        stats.download.restore(*kept.download)
+        stats.upload.restore(*kept.upload)
         (
             stats.bytes_received,
             stats.bytes_sent,
@@ -209,7 +208,7 @@ class KeyValue(Protocol):
 
     async def get(self, key: bytes, /) -> bytes | None: ...
 
-    async def put_many(self, items: Sequence[tuple[bytes, bytes]], /) -> None: ...
+    async def put_many(self, items: Mapping[bytes, bytes], /) -> None: ...
 
 
 class PeerStatsTable:
@@ -268,11 +267,11 @@ class PeerStatsTable:
     async def save(self, table: KeyValue) -> None:
         """Keep what changed since the last `save`."""
         touched, self._touched = self._touched, set()
-        items = [
-            (bytes(peer), self._peers[peer].to_bytes())
+        items = {
+            bytes(peer): self._peers[peer].to_bytes()
             for peer in sorted(touched)
             if peer in self._peers
-        ]
+        }
         try:
             if items:
                 await table.put_many(items)

@@ -40,6 +40,8 @@ from .messages import (
     Proceed,
     Put,
     Refused,
+    Release,
+    Released,
     Request,
     Reserved,
     Stored,
@@ -53,7 +55,7 @@ _DIGEST_BYTES = 32
 _SIGNATURE_BYTES = 64
 
 OP_HAVE, OP_GET, OP_PUT, OP_BODY, OP_CANCEL, OP_INFO, OP_AUDIT, OP_RELEASE = range(1, 9)
-OP_HELD, OP_DATA, OP_PROCEED, OP_STORED, OP_IS, OP_REFUSED = range(0x40, 0x46)
+OP_HELD, OP_DATA, OP_PROCEED, OP_STORED, OP_IS, OP_REFUSED, OP_RELEASED = range(0x40, 0x47)
 
 Field: TypeAlias = int | bool | bytes | str | None
 
@@ -124,6 +126,14 @@ Fields: TypeAlias = tuple[object, ...]
 
 def _have(ident: int, fields: Fields) -> Have:
     return Have(ident, _digests(fields[0]))
+
+
+def _release(ident: int, fields: Fields) -> Release:
+    return Release(ident, _digests(fields[0]))
+
+
+def _released(ident: int, fields: Fields) -> Released:
+    return Released(ident, _integer(fields[0], 0, MAX_HAVE, "number of releases"))
 
 
 def _get(ident: int, fields: Fields) -> Get:
@@ -205,7 +215,7 @@ _REQUESTS: dict[int, _Op] = {
     OP_CANCEL: _Op("CANCEL", _SMALL, 0, lambda ident, _: Cancel(ident)),
     OP_INFO: _Op("INFO", _SMALL, 0, lambda ident, _: AskInfo(ident)),
     OP_AUDIT: _Op("AUDIT", _RESERVED_BOUND, None, lambda i, _: Reserved(i, OP_AUDIT)),
-    OP_RELEASE: _Op("RELEASE", MAX_HEADER_BYTES, None, lambda i, _: Reserved(i, OP_RELEASE)),
+    OP_RELEASE: _Op("RELEASE", MAX_HAVE * _DIGEST_BYTES + 32, 1, _release),
 }
 _ANSWERS: dict[int, _Op] = {
     OP_HELD: _Op("HELD", MAX_HAVE // 8 + 32, 2, _held),
@@ -214,6 +224,7 @@ _ANSWERS: dict[int, _Op] = {
     OP_STORED: _Op("STORED", _SMALL, 3, _stored),
     OP_IS: _Op("INFO answer", 1024, 5, _info),
     OP_REFUSED: _Op("REFUSED", 1024, 3, _refused),
+    OP_RELEASED: _Op("RELEASED", _SMALL, 1, _released),
 }
 assert all(op.bound <= MAX_HEADER_BYTES for op in (_REQUESTS | _ANSWERS).values())
 
@@ -235,6 +246,10 @@ def _array(message: Message) -> tuple[Field, ...]:
             return (OP_CANCEL, ident)
         case AskInfo(ident):
             return (OP_INFO, ident)
+        case Release(ident, digests):
+            return (OP_RELEASE, ident, b"".join(digests))
+        case Released(ident, count):
+            return (OP_RELEASED, ident, count)
         case Reserved(ident, op):
             return (op, ident)
         case Held(ident, flags):

@@ -115,6 +115,7 @@ class Pair:
     server: ChunkServer
     store: GatedStore
     kept: list[Kept] = field(default_factory=list)
+    """What `on_stored` was told; a release takes it out again."""
 
     @property
     def peer(self) -> PeerId:
@@ -148,6 +149,12 @@ async def _open_pair(
             assert chunk.digest in store.chunks
             kept.append(chunk)
 
+        async def on_release(owner: PeerId, digests: Sequence[Digest]) -> int:
+            gone = [k for k in kept if k.owner == owner and k.digest in digests]
+            for chunk in gone:
+                kept.remove(chunk)
+            return len(gone)
+
         server = ChunkServer(
             serving,
             store,
@@ -155,6 +162,7 @@ async def _open_pair(
             info_provider=info,
             limits=limits,
             on_stored=on_stored,
+            on_release=on_release,
             wall=lambda: 1_700_000_000.5,
         )
         async with (

@@ -6,7 +6,7 @@ import pytest
 import trio
 from blake3 import blake3
 from meshnode.errors import PeerRefusedError, UsageError
-from meshnode.node.exchange import Kept, PeerInfo, Reason, ServerLimits
+from meshnode.node.exchange import Kept, PeerInfo, Reason, ServerLimits, open_exchange
 from meshnode.node.exchange.messages import MAX_HAVE
 from meshnode.node.identity import verify
 
@@ -74,6 +74,24 @@ async def test_have_answers_in_order_beyond_one_message(autojump_clock, open_pai
         flags = await pair.exchange.have(pair.peer, digests)
         assert flags == [digest in held for digest in digests]
         assert await pair.exchange.have(pair.peer, []) == []
+
+
+async def test_a_release_lets_go_of_what_was_kept_for_the_asking_peer_only(
+    autojump_clock, open_pair, speak_to, chunk_of
+):
+    async with open_pair() as pair:
+        digests = []
+        for seed in range(3):
+            data = chunk_of(100, seed)
+            digests.append(blake3(data).digest())
+            await pair.exchange.put(pair.peer, digests[-1], data)
+        stranger = pair.network.add_host()
+        pair.network.introduce()
+        async with open_exchange(stranger, identity=pair.holder) as theirs:
+            assert await theirs.release(pair.peer, digests) == 0
+        assert len(pair.kept) == 3
+        assert await pair.exchange.release(pair.peer, [*digests[:2], bytes(32)]) == 2
+        assert [kept.digest for kept in pair.kept] == digests[2:]
 
 
 async def test_info_is_what_the_node_says(autojump_clock, open_pair, chunk_of):

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from meshnode.node.exchange.limits import ByteBudget, TokenBucket
+from meshnode.node.exchange.settings import ServerLimits
+from trio.testing import wait_all_tasks_blocked
+
+
+def test_a_burst_goes_through_and_then_the_rate_holds():
+    bucket = TokenBucket(rate=10.0, burst=5.0, now=0.0)
+    assert [bucket.take(1.0, 0.0) for _ in range(5)] == [0.0] * 5
+    assert bucket.take(1.0, 0.0) == pytest.approx(0.1)
+    assert bucket.take(1.0, 1.0) == 0.0
+
+
+def test_an_overdraft_has_to_be_waited_off():
+    bucket = TokenBucket(rate=10.0, burst=5.0, now=0.0)
+    for _ in range(10):
+        bucket.take(1.0, 0.0)
+    assert bucket.overdrawn(0.0) == 0.0
+    bucket.take(1.0, 0.0)
+    assert bucket.overdrawn(0.0) == pytest.approx(0.1)
+    assert bucket.overdrawn(0.2) == 0.0
+
+
+def test_a_cost_above_the_burst_is_granted_from_a_full_bucket():
+    bucket = TokenBucket(rate=10.0, burst=5.0, now=0.0)
+    assert bucket.take(8.0, 0.0) == 0.0
+    assert bucket.take(8.0, 0.0) > 0.0
+
+
+@given(st.lists(st.tuples(st.floats(0, 2), st.floats(0.1, 5)), max_size=60))
+def test_never_more_is_granted_than_burst_and_rate_allow(requests):
+    bucket, now, granted = TokenBucket(rate=10.0, burst=5.0, now=0.0), 0.0, 0.0
+    for wait, cost in requests:
+        now += wait
+        if bucket.take(cost, now) == 0.0:
+            granted += cost
+    assert granted <= 5.0 + 10.0 * now + 1e-6
+
+
+async def test_bytes_are_granted_in_order_and_never_more_than_there_are():
+    budget = ByteBudget(100)
+    granted: list[int] = []
+
+    async def use(size: int) -> None:
+        await budget.take(size)
+        granted.append(size)
+
+    await budget.take(90)
+    async with trio.open_nursery() as nursery:
+        for size in (60, 10, 30):  # 10 would fit at once, but does not overtake
+            nursery.start_soon(use, size)
+            await wait_all_tasks_blocked()
+        assert not budget.try_take(1)
+        budget.give_back(30)
+        await wait_all_tasks_blocked()
+        assert granted == []
+        budget.give_back(20)
+        await wait_all_tasks_blocked()
+        assert granted == [60]
+        budget.give_back(40)
+    assert sorted(granted) == [10, 30, 60]
+    assert budget.taken == 100
+
+
+async def test_a_cancelled_wait_lets_those_behind_it_through():
+    budget = ByteBudget(100)
+    await budget.take(90)
+    async with trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+
+        async def wait_for_much() -> None:
+            with scope:
+                await budget.take(50)
+
+        nursery.start_soon(wait_for_much)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(budget.take, 10)
+        await wait_all_tasks_blocked()
+        assert budget.taken == 90
+        scope.cancel()
+    assert budget.taken == 100
+
+
+async def test_a_grant_that_meets_a_cancellation_is_given_back():
+    budget = ByteBudget(100)
+    await budget.take(100)
+    scope = trio.CancelScope()
+
+    async def wait() -> None:
+        with scope:
+            await budget.take(50)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        scope.cancel()
+        budget.give_back(100)
+    assert budget.taken == (0 if scope.cancelled_caught else 50)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_chunk_bytes": 0}, {"memory_per_peer": 1}, {"memory_bytes": 1024 * 1024}],
+)
+def test_limits_that_could_never_serve_a_chunk_are_refused(wrong):
+    with pytest.raises(ValueError, match="must"):
+        ServerLimits(**wrong)
