@@ -75,6 +75,7 @@ class Call:
         self._send = send
         self._calls = calls
         self._started = False
+        self._ending = False
 
     # --- the request --------------------------------------------------------------------------
 
@@ -124,7 +125,10 @@ class Call:
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                gone.cancel()
+                # Hypercorn also says this when it has sent the last of the answer, from within
+                # that very send, which must go on to its end: it closes the connection after it.
+                if not self._ending:
+                    gone.cancel()
                 return
             if pieces is None:
                 continue
@@ -241,6 +245,7 @@ class Call:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _send_body(self, body: bytes, *, last: bool = False) -> None:
+        self._ending = last
         await self._send({"type": "http.response.body", "body": body, "more_body": not last})
 
 

@@ -106,7 +106,7 @@ class _Connections:
     async def _serve(self, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
         try:
             with scope:
-                await TCPServer(
+                await _Connection(
                     self._app,
                     self._config,
                     self._context,
@@ -137,6 +137,14 @@ class _Connections:
             # A write in a shielded scope ends only with its socket.
             with suppress(OSError):
                 stream.socket.shutdown(socket.SHUT_RDWR)
+
+
+class _Connection(TCPServer):
+    """Ends with its client: hypercorn's own lingers until the keep-alive time has passed."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
 
 
 def _hypercorn_config() -> HypercornConfig:
