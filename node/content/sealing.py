@@ -61,7 +61,8 @@ class SealedChunk:
 class Sealer:
     """Turns plaintext into sealed chunks. Safe for many threads at once.
 
-    Hashing, AES and zstd release the GIL, so worker threads run in parallel.
+    Hashing, zstd and (from cryptography 50 on) AES release the GIL, so worker threads run in
+    parallel.
 
     Args:
         secret: the mesh's 32-byte convergence secret; None leaves chunks public (no key).
