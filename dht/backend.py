@@ -48,11 +48,11 @@ class RecordBackend(Protocol):
 
     async def load(self) -> list[Row]: ...
 
-    async def save(self, rows: list[Row]) -> None:
+    async def save(self, rows: list[Row], /) -> None:
         """Insert or replace, in one transaction."""
         ...
 
-    async def delete(self, rows: list[RowId]) -> None: ...
+    async def delete(self, rows: list[RowId], /) -> None: ...
 
 
 class MemoryBackend:
@@ -65,11 +65,11 @@ class MemoryBackend:
         await trio.lowlevel.checkpoint()
         return list(self.rows.values())
 
-    async def save(self, rows: list[Row]) -> None:
+    async def save(self, rows: list[Row], /) -> None:
         await trio.lowlevel.checkpoint()
         self.rows.update({row[:3]: row for row in rows})
 
-    async def delete(self, rows: list[RowId]) -> None:
+    async def delete(self, rows: list[RowId], /) -> None:
         await trio.lowlevel.checkpoint()
         for row in rows:
             self.rows.pop(row, None)
@@ -87,6 +87,7 @@ class RowWriter:
         self._counters = counters
         self._pending: dict[RowId, Row | None] = {}
         self._lock = trio.Lock()
+        self._changed = trio.Event()
 
     def save(self, kind: RowKind, key: bytes, publisher: bytes, value: bytes, at: float) -> None:
         """Remember a row; `at` is when it expires."""
@@ -101,6 +102,13 @@ class RowWriter:
             self._counters.add("rows_dropped")
             return
         self._pending[row_id] = row
+        self._changed.set()
+
+    async def wait_changed(self) -> None:
+        """Wait until there is something to write."""
+        if not self._pending:
+            self._changed = trio.Event()
+        await self._changed.wait()
 
     async def flush(self) -> None:
         """Write everything gathered so far.

@@ -56,10 +56,11 @@ class Fanout(Generic[_T]):
         self._receive.close()
 
     async def _run(self, peer: PeerId, call: Callable[[], Awaitable[_T]]) -> None:
+        reply: Reply[_T]
         try:
             reply = Reply(peer, await call(), None)
         except (PeerError, MembershipError) as error:
-            reply = Reply[_T](peer, None, error)
+            reply = Reply(peer, None, error)
         try:
             self._send.send_nowait(reply)
         except trio.BrokenResourceError:

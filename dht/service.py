@@ -264,6 +264,7 @@ async def open_dht(
         StoreError: what an earlier run saved cannot be read, or what this run learned not saved.
     """
     saved = await backend.load()
+    failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         dht = Dht(
             host, nursery, backend, settings or DhtSettings(), wall_clock, rng or random.Random()
@@ -272,7 +273,11 @@ async def open_dht(
         dht.start()
         try:
             yield dht
-        finally:
-            nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_WITHIN):
-                await dht.close()
+        except BaseException as error:  # noqa: BLE001 - raised again below, outside the nursery
+            # Inside, the nursery would wrap the caller's own error into a group.
+            failure = error
+        nursery.cancel_scope.cancel()
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_WITHIN):
+        await dht.close()
+    if failure is not None:
+        raise failure

@@ -85,7 +85,7 @@ class Upkeep:
         """Start all tasks in the DHT's nursery."""
         settings = self._settings
         self._nursery.start_soon(self._follow_connections)
-        self._every(settings.flush, self._flush)
+        self._nursery.start_soon(self._keep_flushing)
         self._every(_SAVE_TABLE, self._save_table)
         self._every(settings.sweep, self._sweep)
         self._every(settings.liveness / 5, self._check_questionable)
@@ -170,10 +170,13 @@ class Upkeep:
 
     # --- records ------------------------------------------------------------------------------
 
-    async def _flush(self) -> None:
-        error = await self._rows.try_flush()
-        if error is not None:
-            self._note("flush", error)
+    async def _keep_flushing(self) -> None:
+        while True:
+            await self._rows.wait_changed()
+            await trio.sleep(self._settings.flush)
+            error = await self._rows.try_flush()
+            if error is not None:
+                self._note("flush", error)
 
     async def _save_table(self) -> None:
         self._contacts.save()

@@ -1,0 +1,124 @@
+"""A mesh of DHT nodes over simulated hosts, on the virtual clock."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+import trio
+from meshnode.dht import Dht, DhtSettings, MemoryBackend, open_dht
+from meshnode.dht.keyspace import peer_position, position
+from meshnode.dht.peer_id import PeerId
+from meshnode.node.transport.sim import SimHost, SimLink, SimNetwork, open_sim_network
+
+EPOCH = 1_800_000_000.0
+
+
+def wall_clock() -> float:
+    """Unix time that follows the virtual clock."""
+    return EPOCH + trio.current_time()
+
+
+@dataclass
+class MeshNode:
+    host: SimHost
+    dht: Dht
+    backend: MemoryBackend
+    stopping: trio.Event
+    stopped: trio.Event
+
+    @property
+    def peer(self) -> PeerId:
+        return self.host.peer_id
+
+
+class Mesh:
+    """Nodes that know each other through the first one."""
+
+    def __init__(self, nursery: trio.Nursery, network: SimNetwork, settings: DhtSettings) -> None:
+        self._nursery = nursery
+        self.network = network
+        self.settings = settings
+        self.nodes: list[MeshNode] = []
+
+    async def add(
+        self,
+        *,
+        settings: DhtSettings | None = None,
+        backend: MemoryBackend | None = None,
+        peer: PeerId | None = None,
+        bootstrap: bool = True,
+    ) -> MeshNode:
+        host = self.network.add_host(peer)
+        node: MeshNode = await self._nursery.start(
+            self._live, host, backend or MemoryBackend(), settings or self.settings
+        )
+        if bootstrap and self.nodes:
+            first = self.nodes[0].host
+            host.add_addresses(first.peer_id, first.addresses())
+            await node.dht.bootstrap([first.peer_id])
+        self.nodes.append(node)
+        return node
+
+    async def _live(
+        self,
+        host: SimHost,
+        backend: MemoryBackend,
+        settings: DhtSettings,
+        *,
+        task_status: trio.TaskStatus[MeshNode],
+    ) -> None:
+        rng = random.Random(len(self.nodes))
+        node_stopped = trio.Event()
+        async with open_dht(host, backend, settings, wall_clock=wall_clock, rng=rng) as dht:
+            node = MeshNode(host, dht, backend, trio.Event(), node_stopped)
+            task_status.started(node)
+            await node.stopping.wait()
+        node_stopped.set()
+
+    async def grow(self, count: int) -> None:
+        while len(self.nodes) < count:
+            await self.add()
+        await trio.sleep(5)
+
+    async def stop(self, node: MeshNode) -> None:
+        """An orderly end: what is pending is saved, then the connections break."""
+        self.nodes.remove(node)
+        node.stopping.set()
+        await node.stopped.wait()
+        self.network.kill(node.peer)
+
+    def kill(self, node: MeshNode) -> None:
+        """A sudden end, as seen by the others."""
+        self.nodes.remove(node)
+        self.network.kill(node.peer)
+
+    def nearest(self, key: bytes, count: int, *, without: MeshNode) -> list[PeerId]:
+        """The true nearest peers of a key, by looking at all of them."""
+        target = position(key)
+        others = [node.peer for node in self.nodes if node is not without]
+        return sorted(others, key=lambda peer: peer_position(peer) ^ target)[:count]
+
+
+@asynccontextmanager
+async def open_mesh(
+    count: int, *, settings: DhtSettings | None = None, seed: int = 1, latency: float = 0.01
+) -> AsyncIterator[Mesh]:
+    link = SimLink(latency=latency)
+    async with open_sim_network(seed=seed, link=link) as network, trio.open_nursery() as nursery:
+        mesh = Mesh(nursery, network, settings or DhtSettings())
+        await mesh.grow(count)
+        yield mesh
+        nursery.cancel_scope.cancel()
+
+
+MeshOpener = Callable[..., AbstractAsyncContextManager[Mesh]]
+
+
+@pytest.fixture
+def mesh_of() -> MeshOpener:
+    """`async with mesh_of(5) as mesh`: a mesh; the test must ask for `autojump_clock` too."""
+    return open_mesh
