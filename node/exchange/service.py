@@ -115,7 +115,9 @@ class ChunkService:
         if held is not None:
             if held != request.length:
                 raise Refusal(Reason.BAD_DIGEST, "that chunk has another size")
-            return await self._receipt(request, owner, new=False)
+            receipt = await self._receipt(request, owner, new=False)
+            if receipt is not None:
+                return receipt
         if (await self._store.stats()).available_bytes < request.length:
             raise Refusal(Reason.QUOTA, "no room", _QUOTA_RETRY_SECS)
         return None
@@ -128,11 +130,20 @@ class ChunkService:
             raise Refusal(Reason.BAD_DIGEST, "the bytes do not match the digest") from None
         except QuotaError:
             raise Refusal(Reason.QUOTA, "no room", _QUOTA_RETRY_SECS) from None
-        return await self._receipt(request, owner, new=True)
+        receipt = await self._receipt(request, owner, new=True)
+        if receipt is None:
+            raise Refusal(Reason.FAILED, "the chunk was removed while it was being stored")
+        return receipt
 
-    async def _receipt(self, request: Put, owner: PeerId, *, new: bool) -> Stored:
+    async def _receipt(self, request: Put, owner: PeerId, *, new: bool) -> Stored | None:
+        """Promise, look whether the chunk is still there, sign; None when it is gone.
+
+        Whoever removes chunks does so for want of a promise: after ours, it stays.
+        """
         issued = int(self._wall())
         until = issued + min(request.lease_secs, self._limits.max_lease_secs)
         await self._on_stored(Kept(request.digest, request.length, owner, until, new))
+        if not (await self._store.has([request.digest]))[0]:
+            return None
         receipt = issue(self._identity, owner, request.digest, request.length, issued, until)
         return Stored(request.id, issued, until, receipt.signature)

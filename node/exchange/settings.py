@@ -39,7 +39,7 @@ class ServerLimits:
     """Under way at once for one peer, over all its streams."""
     streams_per_peer: int = 8
     requests_per_second: float = 2000.0
-    """Per peer, sustained. One token a request, and one more for every 64 digests of a HAVE or RELEASE."""
+    """Per peer, sustained. A request costs one token, and one more for every 64 digests in it."""
     request_burst: float = 4000.0
     memory_bytes: int = 256 * MIB
     """Bodies in memory at once, for all peers together."""

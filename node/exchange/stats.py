@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from ...dht.peer_id import PeerId
@@ -208,7 +208,7 @@ class KeyValue(Protocol):
 
     async def get(self, key: bytes, /) -> bytes | None: ...
 
-    async def put_many(self, items: Mapping[bytes, bytes], /) -> None: ...
+    async def put_many(self, items: Sequence[tuple[bytes, bytes]], /) -> None: ...
 
 
 class PeerStatsTable:
@@ -267,11 +267,11 @@ class PeerStatsTable:
     async def save(self, table: KeyValue) -> None:
         """Keep what changed since the last `save`."""
         touched, self._touched = self._touched, set()
-        items = {
-            bytes(peer): self._peers[peer].to_bytes()
+        items = [
+            (bytes(peer), self._peers[peer].to_bytes())
             for peer in sorted(touched)
             if peer in self._peers
-        }
+        ]
         try:
             if items:
                 await table.put_many(items)

@@ -6,7 +6,7 @@ import pytest
 import trio
 from blake3 import blake3
 from meshnode.errors import PeerRefusedError, UsageError
-from meshnode.node.exchange import Kept, PeerInfo, Reason, ServerLimits, open_exchange
+from meshnode.node.exchange import ChunkServer, Kept, PeerInfo, Reason, ServerLimits, open_exchange
 from meshnode.node.exchange.messages import MAX_HAVE
 from meshnode.node.identity import verify
 
@@ -153,7 +153,7 @@ async def test_a_put_beyond_the_quota_is_refused_before_its_body_is_sent(
     autojump_clock, open_pair, chunk_of
 ):
     async with open_pair() as pair:
-        pair.store.quota = MIB
+        pair.store.set_quota(MIB)
         data = chunk_of(MIB + 1)
         with pytest.raises(PeerRefusedError) as caught:
             await pair.exchange.put(pair.peer, blake3(data).digest(), data)
@@ -197,6 +197,35 @@ async def test_no_chunk_is_acknowledged_before_it_is_durable(autojump_clock, ope
             await pair.exchange.put(pair.peer, digest, data)
         assert waiting.cancelled_caught
         assert not pair.kept
+
+
+async def test_a_chunk_removed_while_it_is_promised_is_not_acknowledged(
+    autojump_clock, open_pair, chunk_of
+):
+    removals = 1
+    async with open_pair() as pair:
+        data = chunk_of(MIB)
+        digest = pair.store.add(data)
+
+        async def remove(_: Kept) -> None:
+            nonlocal removals
+            if removals:
+                removals -= 1
+                await pair.store.delete([digest])
+
+        server = ChunkServer(
+            pair.serving,
+            pair.store,
+            identity=pair.holder,
+            info_provider=lambda: pair.exchange.info(pair.peer),
+            on_stored=remove,
+        )
+        async with server.serving():
+            await pair.exchange.put(pair.peer, digest, data)  # held, then gone, so sent after all
+            assert pair.store.chunks[digest] == data
+            removals = 2
+            with pytest.raises(PeerRefusedError):
+                await pair.exchange.put(pair.peer, digest, data)
 
 
 async def test_a_stopping_server_finishes_what_is_under_way_and_refuses_the_rest(
