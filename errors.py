@@ -173,6 +173,20 @@ class PartialError(TransferError):
     code, exit_code = "partial", EXIT_PARTIAL
 
 
+class WeakError(PartialError):
+    """A put is durable on this node, but fewer copies than wanted were acknowledged.
+
+    `link` is good; `report` (a `PutReport`) has the counts.
+    """
+
+    code = "weak"
+
+    def __init__(self, message: str, *, link: object, report: object, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.link = link
+        self.report = report
+
+
 class ApiUnavailableError(MeshError):
     """No node answers on the API socket."""
 

@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS quarantine (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS segments (
     id INTEGER PRIMARY KEY, indexed_end INTEGER NOT NULL, tombstones INTEGER NOT NULL,
-    dead INTEGER NOT NULL
+    dead INTEGER NOT NULL, closed INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS key_values (
     namespace TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL,
@@ -50,6 +50,11 @@ CREATE TABLE IF NOT EXISTS records (
     kind INTEGER NOT NULL, key BLOB NOT NULL, publisher BLOB NOT NULL, value BLOB NOT NULL,
     expires REAL NOT NULL, PRIMARY KEY (kind, key, publisher)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS holds (
+    digest BLOB NOT NULL, owner BLOB NOT NULL, root BLOB NOT NULL, until REAL NOT NULL,
+    PRIMARY KEY (digest, owner, root)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS holds_by_root ON holds (owner, root);
 CREATE INDEX IF NOT EXISTS records_by_expiry ON records (expires);
 CREATE TABLE IF NOT EXISTS about (store BLOB NOT NULL);
 """

@@ -12,6 +12,7 @@ import trio
 from .database import Database, open_database
 from .files import Files, OsFiles, disk_error
 from .gate import Gate
+from .holds import HoldTable
 from .index import Index
 from .layout import Layout, prepare
 from .lock import exclusive_lock
@@ -31,6 +32,7 @@ class Store:
 
     chunks: ChunkStore
     records: RecordTable
+    holds: HoldTable
     _database: Database
     _gate: Gate
     _limiter: trio.CapacityLimiter
@@ -130,4 +132,5 @@ def _open(
         on_quarantine=on_quarantine,
     )
     records = RecordTable(database, gate, threads.reads)
-    return Store(chunks, records, database, gate, threads.reads)
+    holds = HoldTable(database, gate, threads.reads)
+    return Store(chunks, records, holds, database, gate, threads.reads)

@@ -1,0 +1,200 @@
+"""A node's rooms, started in one order and stopped in the reverse.
+
+Identity and mesh, store (which locks the data directory), host, membership gate, exchange, DHT,
+chunk server, background tasks, bootstrap. Every task lives in the one nursery of `open_parts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from .. import __version__
+from ..config import Config
+from ..dht import Dht, DhtSettings, open_dht
+from ..errors import MeshError
+from .bootstrap import Bootstrap
+from .exchange import (
+    Exchange,
+    ExchangeSettings,
+    PeerInfo,
+    PeerStatsTable,
+    ServerLimits,
+    open_exchange,
+    serve,
+)
+from .identity import Identity, MemberInfo, Mesh
+from .keeper import Announcer, Catalogue, Promises
+from .members import Members
+from .store import KeyValue, Store, open_store
+from .transport.libp2p_host import open_libp2p_host
+from .transport.limits import HostLimits
+from .transport.mdns import open_mdns
+from .transport.member import MemberHost, open_member_host
+from .transport.owned_nursery import open_owned_nursery
+
+log = structlog.get_logger(__name__)
+
+_SAVE_STATS_EVERY_SECS = 60.0
+_SAVE_STATS_WITHIN_SECS = 1.0
+_MOST_STREAMS_PER_PEER = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The rooms of a running node."""
+
+    config: Config
+    identity: Identity
+    mesh: Mesh
+    store: Store
+    host: MemberHost
+    exchange: Exchange
+    dht: Dht
+    members: Members
+    announcer: Announcer
+    promises: Promises
+    catalogue: Catalogue
+    bootstrap: Bootstrap
+
+
+@asynccontextmanager
+async def open_parts(config: Config, *, serve_peers: bool) -> AsyncIterator[Parts]:
+    """See `node.open_node`."""
+    mesh = await trio.to_thread.run_sync(Mesh.load, config.paths.mesh_file)
+    identity = await trio.to_thread.run_sync(Identity.load_or_create, config.paths.identity_file)
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(
+            open_store(
+                config.paths.data_dir,
+                quota=config.storage.quota or None,
+                min_free=config.storage.min_free_disk,
+                lock_path=config.paths.lock_file,
+            )
+        )
+        host = await _open_host(stack, config, identity, mesh, serve_peers=serve_peers)
+        saved_stats = store.key_value("peer_stats")
+        stats = PeerStatsTable()
+        exchange = await stack.enter_async_context(
+            open_exchange(host, identity=identity, settings=_exchange_settings(config), stats=stats)
+        )
+        dht = await stack.enter_async_context(open_dht(host, store.records, _dht_settings(config)))
+        await stats.load(saved_stats, [entry.peer for entry in dht.peers()])
+        announcer = Announcer(dht)
+        promises = Promises(identity.peer_id, store, dht, announcer)
+        await stack.enter_async_context(
+            serve(
+                host,
+                store.chunks,
+                identity=identity,
+                info_provider=_Introduction(config, store),
+                limits=_server_limits(config),
+                on_stored=promises.keep_for_peer,
+                on_release=promises.release_for_peer,
+            )
+        )
+        bootstrap = Bootstrap(host, dht, [*config.network.bootstrap, *mesh.bootstrap])
+        members = Members(host, dht, exchange)
+        if config.network.mdns and serve_peers:
+            await stack.enter_async_context(open_mdns(host, mesh, bootstrap.found))
+        catalogue = Catalogue(store.key_value("catalogue"))
+        async with open_owned_nursery() as nursery:
+            nursery.start_soon(announcer.run)
+            nursery.start_soon(bootstrap.run)
+            nursery.start_soon(members.run)
+            nursery.start_soon(_keep_stats, stats, saved_stats)
+            yield Parts(
+                config=config,
+                identity=identity,
+                mesh=mesh,
+                store=store,
+                host=host,
+                exchange=exchange,
+                dht=dht,
+                members=members,
+                announcer=announcer,
+                promises=promises,
+                catalogue=catalogue,
+                bootstrap=bootstrap,
+            )
+
+
+async def _open_host(
+    stack: AsyncExitStack, config: Config, identity: Identity, mesh: Mesh, *, serve_peers: bool
+) -> MemberHost:
+    network, limits = config.network, config.limits
+    inner = await stack.enter_async_context(
+        open_libp2p_host(
+            identity,
+            listen=network.listen if serve_peers else (),
+            announce=network.announce if serve_peers else (),
+            limits=HostLimits(
+                dial_timeout=network.dial_timeout_secs,
+                keepalive=network.keepalive_secs,
+                max_connections=limits.max_connections,
+                max_streams_per_peer=min(limits.max_streams_per_peer, _MOST_STREAMS_PER_PEER),
+            ),
+        )
+    )
+    info = MemberInfo(config.node.name, config.node.zone, f"meshnode/{__version__}")
+    return await stack.enter_async_context(open_member_host(inner, mesh, info))
+
+
+def _exchange_settings(config: Config) -> ExchangeSettings:
+    return ExchangeSettings(
+        first_byte_timeout=config.performance.chunks.peer_response_timeout_secs,
+    )
+
+
+def _server_limits(config: Config) -> ServerLimits:
+    limits = config.limits
+    rate = limits.requests_per_second
+    defaults = ServerLimits()
+    return ServerLimits(
+        requests_per_peer=limits.max_requests_per_peer,
+        requests_per_second=float(rate) if rate else float("inf"),
+        request_burst=float(rate) if rate else float("inf"),
+        memory_bytes=limits.max_bytes_in_flight,
+        memory_per_peer=min(defaults.memory_per_peer, limits.max_bytes_in_flight),
+    )
+
+
+def _dht_settings(config: Config) -> DhtSettings:
+    return DhtSettings(
+        zone=config.node.zone, max_records_per_peer=config.limits.max_records_per_peer
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Introduction:
+    """What we say of ourselves when a peer asks."""
+
+    config: Config
+    store: Store
+
+    async def __call__(self) -> PeerInfo:
+        stats = await self.store.chunks.stats()
+        return PeerInfo(
+            name=self.config.node.name,
+            zone=self.config.node.zone,
+            available_bytes=stats.available_bytes,
+            version=__version__,
+            chunks=stats.chunks,
+        )
+
+
+async def _keep_stats(stats: PeerStatsTable, table: KeyValue) -> None:
+    """Save peer statistics now and then, and once more on the way out."""
+    try:
+        while True:
+            await trio.sleep(_SAVE_STATS_EVERY_SECS)
+            await stats.save(table)
+    except MeshError as error:
+        log.warning("peer_stats_not_saved", error=str(error))
+    finally:
+        with trio.move_on_after(_SAVE_STATS_WITHIN_SECS, shield=True):
+            await stats.save(table)

@@ -1,0 +1,84 @@
+"""Finding the mesh: configured and invited-to addresses, remembered peers, the local network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import structlog
+import trio
+
+from ..dht.host import Host
+from ..dht.peer_id import PeerId
+from ..errors import FormatError, MeshError
+
+log = structlog.get_logger(__name__)
+
+_FIRST_PAUSE_SECS = 2.0
+_LONGEST_PAUSE_SECS = 60.0
+
+
+class _Dht(Protocol):
+    async def bootstrap(self, peers: list[PeerId]) -> int: ...
+
+
+def split_address(address: str) -> tuple[PeerId, str]:
+    """A multiaddr that ends in `/p2p/ID` as (ID, the part before).
+
+    Raises:
+        FormatError: it does not.
+    """
+    transport, _, text = address.rpartition("/p2p/")
+    if not transport:
+        raise FormatError(f"{address!r} does not say whose address it is (/p2p/...).")
+    return PeerId.parse(text), transport
+
+
+class Bootstrap:
+    """Joins the mesh and joins again whenever this node finds itself alone; one task, `run`.
+
+    Args:
+        addresses: multiaddrs ending in `/p2p/ID`, of members that may be up.
+    """
+
+    def __init__(self, host: Host, dht: _Dht, addresses: Iterable[str]) -> None:
+        self._host = host
+        self._dht = dht
+        self._peers: list[PeerId] = []
+        self._wake = trio.Event()
+        self.attempted = trio.Event()
+        """Set when the first attempt has ended, well or not."""
+        for address in addresses:
+            peer, transport = split_address(address)
+            host.add_addresses(peer, [transport])
+            if peer != host.peer_id and peer not in self._peers:
+                self._peers.append(peer)
+
+    def found(self, peer: PeerId, addresses: list[str]) -> None:
+        """A peer was discovered on the local network: try it soon."""
+        if peer == self._host.peer_id:
+            return
+        self._host.add_addresses(peer, addresses)
+        if peer not in self._host.connected_peers():
+            if peer not in self._peers:
+                self._peers.append(peer)
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Bootstrap until cancelled."""
+        pause = _FIRST_PAUSE_SECS
+        while True:
+            self._wake = trio.Event()
+            try:
+                known = await self._dht.bootstrap(self._peers)
+                log.info("bootstrapped", known_peers=known)
+            except MeshError as error:
+                log.warning("bootstrap_failed", error=str(error), retry_secs=pause)
+            self.attempted.set()
+            while self._host.connected_peers() and not self._wake.is_set():
+                pause = _FIRST_PAUSE_SECS
+                with trio.move_on_after(_LONGEST_PAUSE_SECS):
+                    await self._wake.wait()
+            with trio.move_on_after(pause):
+                await self._wake.wait()
+            pause = min(2 * pause, _LONGEST_PAUSE_SECS)

@@ -1,0 +1,133 @@
+"""Who is in the mesh right now: keeps connections to known peers and knows what each offers.
+
+In a mesh of known machines a put needs no lookup to find places for its chunks: the members are
+connected already. Above `_MOST_CONNECTIONS` only the nearest known peers are kept connected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+import trio
+
+from ..dht.host import Host
+from ..dht.peer_id import PeerId
+from ..errors import MeshError
+from .exchange import PeerInfo, PeerStatsTable
+from .transfer import Member
+
+log = structlog.get_logger(__name__)
+
+REFRESH_SECS = 10.0
+_INFO_AGE_SECS = 30.0
+_ASK_TIMEOUT_SECS = 3.0
+_MOST_CONNECTIONS = 128
+_AT_ONCE = 8
+
+
+class _KnownPeer(Protocol):
+    @property
+    def peer(self) -> PeerId: ...
+
+
+class _Dht(Protocol):
+    def peers(self) -> Sequence[_KnownPeer]: ...
+
+
+class _Exchange(Protocol):
+    @property
+    def stats(self) -> PeerStatsTable: ...
+    async def info(self, peer: PeerId) -> PeerInfo: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    info: PeerInfo
+    asked: float
+
+
+class Members:
+    """The live members; `run` is its one task."""
+
+    def __init__(self, host: Host, dht: _Dht, exchange: _Exchange) -> None:
+        self._host = host
+        self._dht = dht
+        self._exchange = exchange
+        self._known: dict[PeerId, _Known] = {}
+
+    def members(self) -> list[Member]:
+        """Members with a live connection that have said what they offer."""
+        connected = self._host.connected_peers()
+        return [
+            Member(peer, known.info.zone, known.info.available_bytes, self._throughput(peer))
+            for peer, known in self._known.items()
+            if peer in connected
+        ]
+
+    def info(self, peer: PeerId) -> PeerInfo | None:
+        """What `peer` last said of itself, if it ever did."""
+        known = self._known.get(peer)
+        return known.info if known else None
+
+    async def refresh(self) -> None:
+        """Connect to known peers that are not connected, then ask all for news."""
+        connected = self._host.connected_peers()
+        room = max(0, _MOST_CONNECTIONS - len(connected))
+        absent = [e.peer for e in self._dht.peers() if e.peer not in connected]
+        await self._each(absent[:room], self._connect)
+        now = trio.current_time()
+        stale = [
+            peer
+            for peer in self._host.connected_peers()
+            if peer not in self._known or now - self._known[peer].asked > _INFO_AGE_SECS
+        ]
+        await self._each(stale, self._ask)
+
+    async def run(self) -> None:
+        """Refresh until cancelled: on every new connection and every `REFRESH_SECS`."""
+        async with self._host.events() as events:
+            while True:
+                await self.refresh()
+                with trio.move_on_after(REFRESH_SECS):
+                    event = await events.receive()
+                    if not event.connected and event.peer not in self._host.connected_peers():
+                        self._known.pop(event.peer, None)
+
+    async def _each(self, peers: Sequence[PeerId], work: _Work) -> None:
+        limit = trio.CapacityLimiter(_AT_ONCE)
+
+        async def one(peer: PeerId) -> None:
+            async with limit:
+                await work(peer)
+
+        async with trio.open_nursery() as nursery:
+            for peer in peers:
+                nursery.start_soon(one, peer)
+
+    async def _connect(self, peer: PeerId) -> None:
+        try:
+            await self._host.connect(peer)
+        except MeshError as error:
+            log.debug("member_unreachable", peer=peer.short, error=str(error))
+
+    async def _ask(self, peer: PeerId) -> None:
+        try:
+            with trio.fail_after(_ASK_TIMEOUT_SECS):
+                info = await self._exchange.info(peer)
+        except (MeshError, trio.TooSlowError) as error:
+            log.debug("member_silent", peer=peer.short, error=repr(error))
+            return
+        self._known[peer] = _Known(info, trio.current_time())
+
+    def _throughput(self, peer: PeerId) -> float:
+        """Bytes per second, from how long a mebibyte is expected to take."""
+        seconds = self._exchange.stats.expected_seconds(peer, 1 << 20)
+        return (1 << 20) / seconds if 0 < seconds < math.inf else 0.0
+
+
+class _Work(Protocol):
+    async def __call__(self, peer: PeerId, /) -> None: ...

@@ -1,0 +1,300 @@
+"""What a running node can be asked for. `assembly.py` starts and stops it.
+
+The public Python API: `async with meshnode.open_node(config) as node: ...`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import structlog
+import trio
+
+from .. import __version__
+from ..config import Config
+from ..dht.peer_id import PeerId
+from ..errors import MeshError, TransferError, WeakError
+from .assembly import Parts, open_parts
+from .content import DirectoryManifest, FileManifest, Link
+from .keeper import CatalogueEntry
+from .status import NodeStatus, PeerStatus, RemoveReport
+from .transfer import (
+    GetOptions,
+    GetReport,
+    Getter,
+    ProgressSink,
+    PutOptions,
+    PutReport,
+    Putter,
+    Source,
+    SourceReport,
+    TransferContext,
+    ignore_events,
+)
+
+log = structlog.get_logger(__name__)
+
+_READY_WITHIN_SECS = 10.0
+
+
+class Node:
+    """A running node; made by `open_node`."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._started = time.monotonic()
+        self._stop_requested = trio.Event()
+        context = TransferContext(
+            store=parts.store.chunks,
+            exchange=parts.exchange,
+            dht=parts.dht,
+            membership=parts.members,
+            self_id=parts.identity.peer_id,
+            config=parts.config,
+            convergence_secret=parts.mesh.convergence_secret,
+            zone=parts.config.node.zone,
+        )
+        self._putter = Putter(context)
+        self._getter = Getter(context)
+
+    @property
+    def config(self) -> Config:
+        return self._parts.config
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self._parts.identity.peer_id
+
+    def addresses(self) -> list[str]:
+        """Our own multiaddrs, each ending in `/p2p/ID`: what others can be given."""
+        return [f"{address}/p2p/{self.peer_id}" for address in self._parts.host.addresses()]
+
+    # --- content ------------------------------------------------------------------------------
+
+    async def put(
+        self,
+        path: str | Path,
+        options: PutOptions | None = None,
+        progress: ProgressSink = ignore_events,
+    ) -> Link:
+        """Put one file or folder; the link to it, when all wanted copies are acknowledged.
+
+        Raises:
+            WeakError: it is durable here, with fewer copies than wanted; has `.link`, `.report`.
+            MeshError: it could not be put, or not all of a folder could.
+        """
+        report = await self.put_all([Path(path)], options, progress)
+        source = report.sources[0]
+        if source.outcome == "stored" and source.link is not None:
+            return source.link
+        if source.outcome == "weak":
+            raise WeakError(
+                f"{source.name} has {source.copies} of {source.wanted_copies} copies.",
+                link=source.link,
+                report=report,
+                hint="Start more nodes and put it again, or lower storage.replication.",
+            )
+        reason = source.error or f"{len(source.failures)} entries could not be read."
+        raise TransferError(f"{source.name} was not put as a whole: {reason}", hint=source.hint)
+
+    async def put_all(
+        self,
+        sources: Sequence[Source],
+        options: PutOptions | None = None,
+        progress: ProgressSink = ignore_events,
+    ) -> PutReport:
+        """Put several sources, a link for each; the report says what became of every one."""
+        await self._parts.members.refresh()
+        report = await self._putter.put(sources, options or PutOptions(), progress)
+        for source in report.sources:
+            await self._remember(source)
+        return report
+
+    async def _remember(self, source: SourceReport) -> None:
+        if source.link is None:
+            return
+        await self._parts.promises.hold_link(source.link.digest, source.placements.keys())
+        await self._parts.catalogue.add(
+            CatalogueEntry(
+                link=source.link,
+                name=source.name,
+                kind=source.kind,
+                size=source.size,
+                chunks=source.chunks,
+                outcome=source.outcome,
+                copies=source.copies,
+                put_at=time.time(),
+            )
+        )
+
+    async def get(
+        self,
+        link: Link | str,
+        destination: str | Path,
+        options: GetOptions | None = None,
+        progress: ProgressSink = ignore_events,
+    ) -> GetReport:
+        """Write what `link` names to `destination`: all of it, verified, or nothing.
+
+        Raises:
+            NotFoundError, WrongKeyError, LinkError, DestinationError, TransferError: see `Getter`.
+        """
+        return await self._getter.get(
+            _as_link(link), Path(destination), options or GetOptions(), progress
+        )
+
+    def stream(
+        self,
+        link: Link | str,
+        path: bytes | None = None,
+        offset: int = 0,
+        length: int | None = None,
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The bytes of one file in order, as they arrive; leaving the block ends the fetching."""
+        return self._getter.stream(_as_link(link), path, offset, length)
+
+    async def manifest(self, link: Link | str) -> FileManifest | DirectoryManifest:
+        """What `link` leads to, without its content."""
+        return await self._getter.open(_as_link(link))
+
+    async def catalogue(self) -> list[CatalogueEntry]:
+        """What was put on this node and not removed, newest first."""
+        return await self._parts.catalogue.entries()
+
+    async def remove(self, link: Link | str) -> RemoveReport:
+        """Take back what was put here: our copy, and the copies peers keep for us.
+
+        A chunk that other content shares, or that a peer was promised, stays.
+
+        Raises:
+            NotFoundError: the link was not put on this node.
+        """
+        parts = self._parts
+        root = _as_link(link).digest
+        await parts.catalogue.find(root)
+        dropped = await parts.promises.drop_link(root)
+        released, unreachable = await self._release(dropped.unowned)
+        await parts.catalogue.remove(root)
+        return RemoveReport(
+            dropped.chunks, dropped.removed, dropped.removed_bytes, released, unreachable
+        )
+
+    async def _release(
+        self, digests: Sequence[bytes]
+    ) -> tuple[dict[PeerId, int], tuple[PeerId, ...]]:
+        """Ask every known peer to let go of what it keeps for us."""
+        released: dict[PeerId, int] = {}
+        unreachable: list[PeerId] = []
+
+        async def ask(peer: PeerId) -> None:
+            try:
+                count = await self._parts.exchange.release(peer, digests)
+            except MeshError as error:
+                log.info("release_failed", peer=peer.short, error=str(error))
+                unreachable.append(peer)
+                return
+            if count:
+                released[peer] = count
+
+        async with trio.open_nursery() as nursery:
+            for entry in self._parts.dht.peers():
+                nursery.start_soon(ask, entry.peer)
+        return released, tuple(unreachable)
+
+    # --- observation --------------------------------------------------------------------------
+
+    async def status(self) -> NodeStatus:
+        """Who and where this node is, what it holds, whom it sees."""
+        parts = self._parts
+        return NodeStatus(
+            name=parts.config.node.name,
+            zone=parts.config.node.zone,
+            peer_id=self.peer_id,
+            mesh=parts.mesh.name,
+            mesh_id=parts.mesh.id,
+            open_mesh=parts.mesh.open,
+            addresses=tuple(self.addresses()),
+            version=__version__,
+            pid=os.getpid(),
+            uptime=time.monotonic() - self._started,
+            ready=parts.bootstrap.attempted.is_set(),
+            connected_peers=len(parts.members.members()),
+            known_peers=len(parts.dht.peers()),
+            announce_lag=parts.announcer.lag,
+            store=await parts.store.chunks.stats(),
+            counters=parts.dht.stats(),
+        )
+
+    async def peers(self) -> list[PeerStatus]:
+        """Every peer this node knows, connected ones first."""
+        await trio.lowlevel.checkpoint()
+        known = {entry.peer: entry for entry in self._parts.dht.peers()}
+        connected = self._parts.host.connected_peers()
+        everyone = sorted({*known, *connected}, key=lambda peer: (peer not in connected, str(peer)))
+        statuses = []
+        for peer in everyone:
+            entry = known.get(peer)
+            info = self._parts.members.info(peer)
+            said = self._parts.host.member_info(peer)
+            stats = self._parts.exchange.stats[peer] if peer in self._stats_peers() else None
+            statuses.append(
+                PeerStatus(
+                    peer=peer,
+                    name=info.name if info else (said.name if said else ""),
+                    zone=info.zone if info else (said.zone if said else ""),
+                    version=info.version if info else "",
+                    connected=peer in connected,
+                    addresses=tuple(self._parts.host.known_addresses(peer)),
+                    rtt=entry.rtt if entry else None,
+                    available_bytes=info.available_bytes if info else None,
+                    throughput=stats.throughput if stats else None,
+                    success_rate=stats.success_rate if stats else None,
+                    breaker=stats.breaker.value if stats else "",
+                    last_error=stats.last_error if stats else "",
+                )
+            )
+        return statuses
+
+    def _stats_peers(self) -> set[PeerId]:
+        return set(self._parts.exchange.stats)
+
+    # --- life ---------------------------------------------------------------------------------
+
+    async def wait_ready(self) -> None:
+        """Wait until the first attempt to find the mesh has ended (bounded; it may have failed)."""
+        with trio.move_on_after(_READY_WITHIN_SECS):
+            await self._parts.bootstrap.attempted.wait()
+            await self._parts.members.refresh()
+
+    def request_stop(self) -> None:
+        """Ask whoever runs this node to end it; see `wait_stop_requested`."""
+        self._stop_requested.set()
+
+    async def wait_stop_requested(self) -> None:
+        await self._stop_requested.wait()
+
+
+def _as_link(link: Link | str) -> Link:
+    return Link.parse(link) if isinstance(link, str) else link
+
+
+@asynccontextmanager
+async def open_node(config: Config, *, serve_peers: bool = True) -> AsyncIterator[Node]:
+    """Run a node for the length of the block.
+
+    Args:
+        config: from `load_config`.
+        serve_peers: listen for connections; off for a node that lives for one command.
+
+    Raises:
+        MembershipError: this home is in no mesh yet.
+        StoreLockedError: another process runs on this data directory.
+        RefusedError: a port is taken.
+        StoreError: the store cannot be opened.
+    """
+    async with open_parts(config, serve_peers=serve_peers) as parts:
+        yield Node(parts)

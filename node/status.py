@@ -1,0 +1,107 @@
+"""What a node says of itself and of its peers: data for `status`, `peers` and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from ..dht.peer_id import PeerId
+from .store.protocol import StoreStats
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A snapshot. Sizes in bytes, times in seconds."""
+
+    name: str
+    zone: str
+    peer_id: PeerId
+    mesh: str
+    mesh_id: bytes
+    open_mesh: bool
+    addresses: tuple[str, ...]
+    version: str
+    pid: int
+    uptime: float
+    ready: bool
+    connected_peers: int
+    known_peers: int
+    announce_lag: int
+    store: StoreStats
+    counters: Mapping[str, int]
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "zone": self.zone,
+            "peer_id": str(self.peer_id),
+            "mesh": {"name": self.mesh, "id": self.mesh_id.hex(), "open": self.open_mesh},
+            "addresses": list(self.addresses),
+            "version": self.version,
+            "pid": self.pid,
+            "uptime": round(self.uptime, 1),
+            "ready": self.ready,
+            "connected_peers": self.connected_peers,
+            "known_peers": self.known_peers,
+            "announce_lag": self.announce_lag,
+            "store": asdict(self.store),
+            "counters": dict(self.counters),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """One peer as this node sees it. `throughput` in bytes per second, times in seconds."""
+
+    peer: PeerId
+    name: str
+    zone: str
+    version: str
+    connected: bool
+    addresses: tuple[str, ...]
+    rtt: float | None
+    available_bytes: int | None
+    throughput: float | None
+    success_rate: float | None
+    breaker: str
+    last_error: str
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "peer_id": str(self.peer),
+            "name": self.name,
+            "zone": self.zone,
+            "version": self.version,
+            "connected": self.connected,
+            "addresses": list(self.addresses),
+            "rtt": self.rtt,
+            "available_bytes": self.available_bytes,
+            "throughput": self.throughput,
+            "success_rate": self.success_rate,
+            "breaker": self.breaker,
+            "last_error": self.last_error,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveReport:
+    """What `rm` did: our holds are gone; so are the chunks nobody else holds."""
+
+    chunks: int
+    """Chunks the link was made of, its manifest included."""
+    removed_here: int
+    """Of these, gone from this node; the rest belongs to other content, or to peers."""
+    removed_bytes: int
+    released: Mapping[PeerId, int]
+    """Peers that let go of copies they held for us, and of how many."""
+    unreachable: tuple[PeerId, ...]
+    """Known peers that could not be asked: what they hold for us stays until its lease ends."""
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "chunks": self.chunks,
+            "removed_here": self.removed_here,
+            "removed_bytes": self.removed_bytes,
+            "released": {str(peer): count for peer, count in self.released.items()},
+            "unreachable": [str(peer) for peer in self.unreachable],
+        }
