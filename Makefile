@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help install demo test check format bench clean
 
@@ -19,11 +20,14 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "meshnode needs Python 3.11 or newer; try: make PYTHON=python3.11 install")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	# mypy and other readers of source trees see the repository root as the package `meshnode`.
-	mkdir -p $(VENV)/src && ln -sfn ../.. $(VENV)/src/meshnode
+	@echo "Installing meshnode and its tools into $(VENV) (about a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --upgrade pip
+	@$(PIP) --editable '.[dev]'
+	@# What mypy reads: the repository root as the package `meshnode`, and trio itself, because a
+	@# dependency of libp2p installs stubs of trio as it was in 2022 and mypy would prefer them.
+	@mkdir -p $(VENV)/src && ln -sfn ../.. $(VENV)/src/meshnode
+	@ln -sfn $$($(BIN)/python -c 'import trio, os; print(os.path.dirname(trio.__file__))') $(VENV)/src/trio
 	@touch $@
 
 demo: $(STAMP)
@@ -35,7 +39,8 @@ test: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd $(VENV)/src && ../bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p meshnode
+	cd $(VENV)/src && ../bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
+		-m meshnode -p meshnode.cli -p meshnode.config -p meshnode.dht -p meshnode.node -p meshnode.scripts
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

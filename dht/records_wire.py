@@ -13,7 +13,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import TypeVar
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 from ..errors import FormatError
 from .kad_wire import MAX_ADDRESSES_PER_PEER, PeerAddresses

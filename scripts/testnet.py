@@ -307,7 +307,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.demo:
                 from demo import run_demo
 
-                return run_demo(testnet)
+                code: int = run_demo(testnet)
+                return code
             if options.exec is not None:
                 done = subprocess.run(options.exec, shell=True, env=testnet.environment())
                 return done.returncode

@@ -14,7 +14,7 @@ from enum import IntEnum
 from itertools import chain, starmap
 from typing import Any, Final
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 from ...errors import FormatError
 from .canonical import check, check_chunks, check_count

@@ -31,6 +31,8 @@ _log = structlog.get_logger(__name__)
 PIECE_BYTES = 128 * 1024
 """Bodies go out in pieces of this size, so that the streams of a connection share it."""
 _JOIN_BYTES = 16 * 1024
+_PRESUMED_UPLOAD_RATE = 1e6
+_LEAST_UPLOAD_RATE = 64e3
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +65,8 @@ class StreamLink:
         self._scope = trio.CancelScope()
         self.failure: MeshError | None = None
         """Why the stream broke; set once and for ever."""
+        self._unacknowledged = 0
+        """Body bytes queued or written in Puts that are not answered yet."""
         self.load = 0
         """Body bytes that requests on this stream are waiting for."""
 
@@ -122,9 +126,22 @@ class StreamLink:
         Anything the peer sends shows that it lives, and answers may queue behind others. What we
         write shows nothing once our own frame is out: a frozen peer's window takes it too.
         """
-        if pending.sent_at is not None:
-            return max(pending.sent_at, self._metered.last_read_at)
-        return max(pending.queued_at, self._metered.last_read_at, self._metered.last_write_at)
+        moved = max(pending.sent_at or pending.queued_at, self._metered.last_read_at)
+        if pending.sent_at is None:
+            moved = max(moved, self._metered.last_write_at)
+        return moved + self._upload_secs()
+
+    def _upload_secs(self) -> float:
+        """How long the peer may take to get the bodies that it has not acknowledged yet.
+
+        Written is not received: buffers between us hold megabytes, and on a slow line those are
+        many seconds in which a healthy peer has nothing to say.
+        """
+        if not self._unacknowledged:
+            return 0.0
+        measured = self._stats.upload.rate()
+        rate = _PRESUMED_UPLOAD_RATE if measured is None else measured / 4
+        return self._unacknowledged / max(rate, _LEAST_UPLOAD_RATE)
 
     def _silent(self, pending: Pending, what: str, timeout: float) -> DeadlineError:
         # Other requests here keep their own deadlines, new ones get a fresh stream.
@@ -142,14 +159,21 @@ class StreamLink:
         pending = Pending(request, expected_bytes, trio.current_time())
         self._pending[request.id] = pending
         self.load += expected_bytes
-        inline = isinstance(request, Put) and request.inline
-        self._enqueue(encode(request), data if inline else b"", pending)
+        if isinstance(request, Put) and request.inline:
+            self._enqueue_body(encode(request), data, pending)
+        else:
+            self._enqueue(encode(request), b"", pending)
         return pending
 
     def _send_body(self, pending: Pending, data: Buffer) -> None:
         pending.sent_at = None
         pending.queued_at = trio.current_time()
-        self._enqueue(encode(Body(pending.request.id, len(data))), data, pending)
+        self._enqueue_body(encode(Body(pending.request.id, len(data))), data, pending)
+
+    def _enqueue_body(self, header: bytes, data: Buffer, pending: Pending) -> None:
+        pending.unacknowledged = len(data)
+        self._unacknowledged += len(data)
+        self._enqueue(header, data, pending)
 
     def _enqueue(self, header: bytes, body: Buffer, pending: Pending | None) -> None:
         self._frames.append(_Frame(header, memoryview(body).cast("B"), pending))
@@ -158,6 +182,7 @@ class StreamLink:
     def _release(self, pending: Pending) -> None:
         """The asking task is done with `pending`, answered or not."""
         self.load -= pending.expected_bytes
+        self._unacknowledged -= pending.unacknowledged
         self._last_used = trio.current_time()
         if pending.upload_began:
             # Not when the transport's buffers had taken it all, but when the peer had answered.

@@ -51,6 +51,9 @@ class Pending:
     proceed: bool = False
     upload_began: bool = False
     uploaded: int = 0
+    """Bytes of the body that were handed to the transport."""
+    unacknowledged: int = 0
+    """Bytes of the body, from when it is queued."""
     began: trio.Event = field(default_factory=trio.Event)
     """The first byte of an answer came (for a Put perhaps only Proceed), or `done`."""
     done: trio.Event = field(default_factory=trio.Event)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 from ...dht.peer_id import PeerId
 from ...errors import PeerError

@@ -9,8 +9,21 @@ from dataclasses import dataclass
 from ...dht.host import Buffer
 from ...dht.peer_id import PeerId
 from ...errors import IntegrityError, NotFoundError, QuotaError
-from ..store.protocol import ChunkStore, Digest
-from .messages import Get, Have, Held, Info, PeerInfo, Put, Reason, Release, Released, Stored
+from ..store.protocol import MAX_CHUNK_BYTES, ChunkStore, Digest
+from .messages import (
+    MAX_NAME_BYTES,
+    MAX_VERSION_BYTES,
+    Get,
+    Have,
+    Held,
+    Info,
+    PeerInfo,
+    Put,
+    Reason,
+    Release,
+    Released,
+    Stored,
+)
 from .receipts import Signer, issue
 from .settings import ServerLimits
 
@@ -48,6 +61,11 @@ OnRelease = Callable[[PeerId, Sequence[Digest]], Awaitable[int]]
 InfoProvider = Callable[[], Awaitable[PeerInfo]]
 
 
+def _cut(text: str, most: int) -> str:
+    """`text`, cut to at most `most` bytes of UTF-8."""
+    return text.encode("utf-8", "replace")[:most].decode("utf-8", "ignore")
+
+
 async def _nothing(_: Kept) -> None:
     pass
 
@@ -77,7 +95,18 @@ class ChunkService:
         return Held(request.id, tuple(await self._store.has(request.digests)))
 
     async def info(self, ident: int) -> Info:
-        return Info(ident, await self._info_provider())
+        """What this node says of itself, cut to what a message can carry."""
+        info = await self._info_provider()
+        return Info(
+            ident,
+            PeerInfo(
+                name=_cut(info.name, MAX_NAME_BYTES),
+                zone=_cut(info.zone, MAX_NAME_BYTES),
+                available_bytes=max(info.available_bytes, 0),
+                version=_cut(info.version, MAX_VERSION_BYTES),
+                chunks=info.chunks,
+            ),
+        )
 
     async def release(self, request: Release, owner: PeerId) -> Released:
         """Let go of what is kept for `owner`, and for nobody else: the stream proves who asks."""
@@ -90,6 +119,8 @@ class ChunkService:
         size = (await self._store.sizes([request.digest]))[0]
         if size is None:
             raise Refusal(Reason.NOT_FOUND, "")
+        if size > MAX_CHUNK_BYTES:
+            raise Refusal(Reason.TOO_LARGE, f"{size} bytes do not fit the protocol")
         end = size if request.length is None else request.offset + request.length
         if not request.offset <= end <= size:
             raise Refusal(Reason.BAD_RANGE, f"the chunk has {size} bytes")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 from ...errors import FormatError
 from ..store.protocol import MAX_CHUNK_BYTES
