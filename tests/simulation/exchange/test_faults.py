@@ -86,6 +86,40 @@ async def test_an_answer_that_queues_behind_others_is_not_late(autojump_clock, o
         assert pair.exchange.stats[pair.peer].failures == 0
 
 
+async def test_a_slow_upload_is_not_late_while_the_network_still_holds_its_bytes(
+    autojump_clock, open_pair, chunk_of
+):
+    # 4 MiB fit into the buffers at once; at 1 MB/s the peer sees the last of them after 4 s.
+    async with open_pair(bandwidth=1e6, window=16 * MIB) as pair:
+        data = chunk_of(4 * MIB)
+        digest = blake3(data).digest()
+        await pair.exchange.put(pair.peer, digest, data, first_byte_timeout=2)
+        assert trio.current_time() > 4
+        assert pair.store.chunks[digest] == data
+
+
+async def test_a_peer_that_freezes_under_an_upload_is_given_up_in_time(
+    autojump_clock, open_pair, chunk_of
+):
+    async with open_pair(bandwidth=1e6) as pair:
+        first, second = chunk_of(MIB), chunk_of(MIB, 1)
+        await pair.exchange.put(pair.peer, blake3(first).digest(), first)  # its rate is known now
+        start = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep, 1)
+
+            async def put() -> None:
+                with pytest.raises((DeadlineError, PeerError)):
+                    await pair.exchange.put(
+                        pair.peer, blake3(second).digest(), second, first_byte_timeout=2
+                    )
+
+            nursery.start_soon(put)
+            await trio.sleep(0.5)
+            pair.network.freeze(pair.peer)
+        assert trio.current_time() - start < 10
+
+
 async def test_a_frozen_peer_is_served_by_a_fresh_stream_once_it_is_back(autojump_clock, open_pair):
     async with open_pair() as pair:
         await pair.exchange.info(pair.peer)

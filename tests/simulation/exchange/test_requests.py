@@ -76,6 +76,17 @@ async def test_have_answers_in_order_beyond_one_message(autojump_clock, open_pai
         assert await pair.exchange.have(pair.peer, []) == []
 
 
+async def test_what_a_node_says_of_itself_is_cut_to_fit(autojump_clock, open_pair):
+    async def boast() -> PeerInfo:
+        return PeerInfo("\N{SNOWMAN}" * 1000, "z" * 1000, -5, "v" * 1000, 1)
+
+    async with open_pair() as pair:
+        server = ChunkServer(pair.serving, pair.store, identity=pair.holder, info_provider=boast)
+        async with server.serving():
+            told = await pair.exchange.info(pair.peer)
+    assert told == PeerInfo("\N{SNOWMAN}" * 85, "z" * 255, 0, "v" * 64, 1)
+
+
 async def test_a_release_lets_go_of_what_was_kept_for_the_asking_peer_only(
     autojump_clock, open_pair, speak_to, chunk_of
 ):
