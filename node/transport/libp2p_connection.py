@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
@@ -40,6 +40,16 @@ class HandlerCounts:
     refused: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class _Opening:
+    """A stream on its way, and whether anybody still waits for it."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    muxed: MuxedStream | None = None
+    error: str = "the connection was lost"
+    wanted: bool = True
+
+
 class Libp2pConnection:
     """Serves the peer's streams and opens ours, until closed, lost, or silent for too long.
 
@@ -69,6 +79,7 @@ class Libp2pConnection:
         self._counts = counts
         self._why_closed = ""
         self._nursery: trio.Nursery | None = None
+        self._ended: Callable[[Libp2pConnection], None] | None = None
         self._operations: set[trio.CancelScope] = set()
         self._ours: set[Libp2pStream] = set()
         self._theirs: set[Libp2pStream] = set()
@@ -81,29 +92,24 @@ class Libp2pConnection:
         *,
         task_status: _TaskStatus = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Live until the connection ends. Calls `opened` once it works, then for certain `ended`.
+        """Live until the connection ends. Calls `opened` once it works, and `ended` as it closes.
 
         Raises:
             PeerError: the connection was lost before it worked.
         """
-        was_opened = False
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                try:
-                    nursery.start_soon(self._run_muxer)
-                    await self._muxer.wait_running()
-                    was_opened = True
-                    opened(self)
-                    task_status.started()
-                    nursery.start_soon(self._keep_alive)
-                    await self._accept_streams()
-                finally:
-                    self.close("the connection was lost")
-        finally:
-            if was_opened:
-                ended(self)
-        if not was_opened:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                nursery.start_soon(self._run_muxer)
+                await self._muxer.wait_running()
+                self._ended = ended
+                opened(self)
+                task_status.started()
+                nursery.start_soon(self._keep_alive)
+                await self._accept_streams()
+            finally:
+                self.close("the connection was lost")
+        if self._ended is None:
             raise PeerError("closed the connection right after the handshake")
 
     def close(self, why: str) -> None:
@@ -117,6 +123,8 @@ class Libp2pConnection:
             scope.cancel()
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
+        if self._ended is not None:
+            self._ended(self)
 
     @contextmanager
     def operation(self) -> Iterator[None]:
@@ -137,6 +145,38 @@ class Libp2pConnection:
         if self._nursery is not None and not self.closed:
             self._nursery.start_soon(self._reset, muxed)
 
+    async def _open_muxed(self) -> MuxedStream:
+        """Open a stream in a task of the connection.
+
+        The library loses one of its 256 slots for ever when it is cancelled in here, so it is not:
+        when the caller is, the stream is reset as soon as it is there.
+        """
+        if self._nursery is None or self.closed:
+            raise PeerError(self._why_closed)
+        opening = _Opening()
+        self._nursery.start_soon(self._run_opening, opening)
+        try:
+            with self.operation():
+                await opening.done.wait()
+        except BaseException:
+            opening.wanted = False
+            if opening.muxed is not None:
+                self.reset_later(opening.muxed)
+            raise
+        if opening.muxed is None:
+            raise PeerError(f"No stream to peer {self.peer.short} can be opened: {opening.error}.")
+        return opening.muxed
+
+    async def _run_opening(self, opening: _Opening) -> None:
+        try:
+            opening.muxed = await self._muxer.open()
+            if not opening.wanted:
+                await self._reset(opening.muxed)
+        except PeerError as error:
+            opening.error = error.message
+        finally:
+            opening.done.set()
+
     async def open_stream(self, protocol: str) -> Libp2pStream:
         """Open a stream and agree on its protocol.
 
@@ -149,9 +189,7 @@ class Libp2pConnection:
                 "are open already."
             )
         with trio.move_on_after(self._limits.negotiation_timeout):
-            with self.operation():
-                muxed = await self._muxer.open()
-            stream = Libp2pStream(self, muxed, protocol)
+            stream = Libp2pStream(self, await self._open_muxed(), protocol)
             self._ours.add(stream)
             try:
                 buffered = BufferedStream(stream)

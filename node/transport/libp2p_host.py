@@ -110,7 +110,6 @@ class Libp2pHost:
     async def disconnect(self, peer: PeerId) -> None:
         for connection in list(self._connections.get(peer, ())):
             connection.close("the connection was closed here")
-            self._forget(connection)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
@@ -210,7 +209,9 @@ class Libp2pHost:
                 pipe = RawPipe(stream, self._limits.stall_timeout)
                 connection = await self._upgrade(pipe, None)
             self._handshakes.pop(id(scope), None)
-            if not scope.cancelled_caught:
+            if self._inbound >= self._limits.max_connections:
+                self.refused_connections += 1
+            elif not scope.cancelled_caught:
                 await connection.run(self._opened, self._forget)
         except PeerError as error:
             self._handshakes.pop(id(scope), None)
@@ -221,7 +222,6 @@ class Libp2pHost:
         for connections in list(self._connections.values()):
             for connection in list(connections):
                 connection.close("this node is shutting down")
-                self._forget(connection)
 
 
 @asynccontextmanager

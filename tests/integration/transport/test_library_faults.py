@@ -352,6 +352,30 @@ async def test_a_cancelled_read_that_lost_bytes_ends_its_stream(hosts: Hosts) ->
     await assert_echoes(one, other)
 
 
+@with_hosts
+async def test_cancelled_openings_cost_no_slot_of_the_library(hosts: Hosts) -> None:
+    one, other = await hosts.pair()
+    other.set_handler(ECHO, echo)
+    await one.connect(other.peer_id)
+    yamux: Yamux = one._connections[other.peer_id][0]._muxer._yamux
+    before = yamux.stream_backlog_semaphore.value
+
+    # The library itself, cancelled while its first frame waits for its turn.
+    await yamux._write_lock.acquire()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(yamux.open_stream)
+        nursery.start_soon(one.open_stream, other.peer_id, ECHO)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    yamux._write_lock.release()
+    assert yamux.stream_backlog_semaphore.value == before - 2
+
+    with trio.fail_after(5):
+        while yamux.stream_backlog_semaphore.value < before - 1:
+            await trio.lowlevel.checkpoint()
+    await assert_echoes(one, other)
+
+
 # --- limits and silence ---------------------------------------------------------------------------
 
 
