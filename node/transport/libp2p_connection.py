@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import structlog
 import trio
@@ -24,12 +23,6 @@ _log = structlog.get_logger(__name__)
 
 _LINGER = 30.0
 """Seconds a stream closed here may wait for the peer to close its side too."""
-
-
-class _TaskStatus(Protocol):
-    """What `trio.Nursery.start` passes in (mypy does not see trio's own name for it)."""
-
-    def started(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -90,7 +83,7 @@ class Libp2pConnection:
         opened: Callable[[Libp2pConnection], None],
         ended: Callable[[Libp2pConnection], None],
         *,
-        task_status: _TaskStatus = trio.TASK_STATUS_IGNORED,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Live until the connection ends. Calls `opened` once it works, and `ended` as it closes.
 
