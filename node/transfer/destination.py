@@ -17,7 +17,6 @@ import contextlib
 import errno
 import os
 import secrets
-import shutil
 import stat
 import threading
 from collections.abc import Iterator, Sequence
@@ -184,7 +183,7 @@ class Staging:
         """Remove whatever is there. Never raises for what is already gone."""
         with contextlib.suppress(FileNotFoundError):
             if self._plan.is_tree:
-                shutil.rmtree(self._path, onerror=_retry_writable)
+                _remove_tree(self._path)
             else:
                 os.unlink(self._path)
 
@@ -245,7 +244,8 @@ class Staging:
             if self._durable and not self._plan.is_tree:
                 os.fdatasync(fd)
             os.fchmod(fd, file.mode & 0o777)
-            os.utime(fd, ns=(file.mtime_ns, file.mtime_ns))
+            if file.mtime_ns:  # zero: put from a stream, which has none
+                os.utime(fd, ns=(file.mtime_ns, file.mtime_ns))
         finally:
             os.close(fd)
         with self._lock:
@@ -294,7 +294,7 @@ class Staging:
         except OSError:
             os.rename(old, target)
             raise
-        shutil.rmtree(old, onerror=_retry_writable)
+        _remove_tree(old)
 
     # --- errors -------------------------------------------------------------------------------
 
@@ -361,13 +361,17 @@ def _sync_folder(path: Path) -> None:
         os.close(fd)
 
 
-def _retry_writable(function: object, path: str | bytes, _info: object) -> None:
-    """rmtree met a folder made read-only by its manifest's mode: open it up and go on."""
-    parent = os.path.dirname(path)
-    with contextlib.suppress(FileNotFoundError):
-        os.chmod(parent, 0o700)
-        if os.path.isdir(path) and not os.path.islink(path):
-            os.chmod(path, 0o700)
-            shutil.rmtree(path)
-        else:
-            os.unlink(path)
+def _remove_tree(root: bytes) -> None:
+    """Remove a tree of any depth (`shutil.rmtree` recurses), also folders made read-only by their
+    manifest. Links in it are removed, never followed."""
+    folders = [root]
+    for folder in folders:  # grows while it is walked
+        os.chmod(folder, 0o700)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    os.unlink(entry.path)
+    for folder in reversed(folders):
+        os.rmdir(folder)

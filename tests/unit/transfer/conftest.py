@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import trio
-
 from meshnode.config import load_config
 from meshnode.dht.peer_id import PeerId
 from meshnode.errors import IntegrityError, NotFoundError, PeerError, PeerRefusedError
@@ -48,11 +47,17 @@ class Peer:
 
 class FakeExchange:
     def __init__(self, mesh: FakeMesh) -> None:
-        self.stats = PeerStatsTable(clock=trio.current_time, wall=trio.current_time)
         self._mesh = mesh
+        self.forget_statistics()
         self.in_flight: list[bytes] = []
         self.most_in_flight = 0
+        self.most_puts = 0
+        self.putting: list[bytes] = []
+        self.fail_gets = 0
         self.started: list[bytes] = []
+
+    def forget_statistics(self) -> None:
+        self.stats = PeerStatsTable(clock=trio.current_time, wall=trio.current_time)
 
     async def _reach(self, peer: PeerId, first_byte_timeout: float | None) -> Peer:
         found = self._mesh.peers[peer]
@@ -88,17 +93,20 @@ class FakeExchange:
         try:
             found = await self._reach(peer, first_byte_timeout)
             found.gets.append(digest)
+            if self.fail_gets:
+                self.fail_gets -= 1
+                raise PeerError(f"Peer {peer.short} broke off.")
             try:
                 data = await found.store.get(digest)
             except NotFoundError as error:
                 raise PeerRefusedError("Peer refused: not_found.", reason="not_found") from error
             end = len(data) if length is None else offset + length
             download = self.stats.of(peer).download
-            download.began(trio.current_time())
+            download.began()
             try:
                 await trio.sleep((end - offset) / found.rate)
             finally:
-                download.ended(end - offset, trio.current_time())
+                download.ended(end - offset)
             self.stats.of(peer).succeeded()
             if found.die_after_gets is not None and len(found.gets) >= found.die_after_gets:
                 found.down = True
@@ -119,7 +127,8 @@ class FakeExchange:
         *,
         first_byte_timeout: float | None = None,
     ) -> object:
-        self._enter(digest)
+        self.putting.append(digest)
+        self.most_puts = max(self.most_puts, len(set(self.putting)))
         try:
             found = await self._reach(peer, first_byte_timeout)
             await trio.sleep(len(data) / found.rate)
@@ -131,7 +140,7 @@ class FakeExchange:
             self.stats.of(peer).succeeded()
             return object()
         finally:
-            self.in_flight.remove(digest)
+            self.putting.remove(digest)
 
     def _enter(self, digest: bytes) -> None:
         self.started.append(digest)
@@ -231,6 +240,10 @@ class FakeMesh:
 
     def putter(self) -> Putter:
         return Putter(self.context())
+
+    def putter_getter(self) -> Getter:
+        """Of the node that put, which has everything."""
+        return Getter(self.context())
 
     def getter(self) -> Getter:
         """Of a node that holds nothing itself."""
