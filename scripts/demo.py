@@ -49,9 +49,13 @@ def _prepare_inputs(work: Path) -> tuple[Path, Path]:
     file = work / "library.tar"
     with tarfile.open(file, "w") as archive:
         for path in sorted(library.iterdir()):
-            if path.name not in ("site-packages", "dist-packages", "__pycache__", "test"):
-                archive.add(path, path.name)
+            if path.name not in ("site-packages", "dist-packages"):
+                archive.add(path, path.name, filter=_no_caches)
     return file, folder
+
+
+def _no_caches(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if Path(info.name).name == "__pycache__" else info
 
 
 def _copy_sources(source: Path, target: Path) -> None:
@@ -68,8 +72,8 @@ def _put(node: TestnetNode, path: Path) -> dict[str, Any]:
     report: dict[str, Any] = result["sources"][0]
     print(
         f"\nput {path.name} on {node.name}: {report['outcome']}, {report['chunks']} chunks, "
-        f"{report['copies']} copies on {len(report['peers'])} nodes, survives the loss of "
-        f"{report['failures_survived']}; {seconds:.2f} s, {_size(path) / MB / seconds:.0f} MB/s\n"
+        f"{report['copies']} copies on {1 + len(report['peers'])} nodes, survives the loss of "
+        f"{report['survives_nodes']}; {seconds:.2f} s, {_size(path) / MB / seconds:.0f} MB/s\n"
         f"  {report['link']}"
     )
     return report
@@ -88,7 +92,7 @@ def _get_all(node: TestnetNode, reports: dict[Path, dict[str, Any]], target: Pat
         good &= same
         print(
             f"get {source.name} on {node.name}: {seconds:.2f} s, "
-            f"{_size(copy) / MB / seconds:.0f} MB/s, from {len(result['peers'])} peers; "
+            f"{_size(copy) / MB / seconds:.0f} MB/s, from {len(result['bytes_from_peers'])} peers; "
             f"SHA-256 {have[:16]}... {'same' if same else f'DIFFERS from {want[:16]}...'}"
         )
     return good

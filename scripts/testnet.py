@@ -24,11 +24,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import httpx
+from meshnode.config import load_config, set_value
 
 BIN = Path(sys.executable).parent
 MESHNODE = [sys.executable, "-m", "meshnode.cli"]
@@ -98,6 +100,11 @@ class TestnetNode:
             )
         return done.stdout
 
+    def configure(self) -> None:
+        """Write this node's settings into its config.toml."""
+        for key, value in self.config.items():
+            set_value(self.home / "config.toml", key, value)
+
     def start(self) -> None:
         """Start the process; `wait_ready` says when it serves."""
         self._log = self.log_path.open("ab")
@@ -112,7 +119,7 @@ class TestnetNode:
 
     def status(self) -> dict[str, Any] | None:
         """The node's own status, or None while its API does not answer."""
-        transport = httpx.HTTPTransport(uds=str(self.socket))
+        transport = httpx.HTTPTransport(uds=str(self.socket), verify=False)
         try:
             with httpx.Client(transport=transport, base_url="http://meshnode", timeout=10) as api:
                 answer: dict[str, Any] = api.get("/v1/status").raise_for_status().json()
@@ -122,8 +129,6 @@ class TestnetNode:
 
     @property
     def socket(self) -> Path:
-        from meshnode.config import load_config
-
         return load_config(self.home, env={}).paths.socket
 
     def wait_ready(self, connected_peers: int = 0) -> None:
@@ -243,31 +248,31 @@ def open_testnet(
 def _create(nodes: Sequence[TestnetNode]) -> None:
     first = nodes[0]
     first.must("init", "--name", "testnet")
-    _configure(first)
+    first.configure()
     first.start()
     first.wait_ready()
     token = json.loads(first.must("--json", "invite"))["token"]
-    for node in nodes[1:]:
+
+    def join_and_start(node: TestnetNode) -> None:
         node.must("join", token)
-        _configure(node)
+        node.configure()
         node.start()
-    for node in nodes:
-        node.wait_ready(connected_peers=len(nodes) - 1)
 
-
-def _configure(node: TestnetNode) -> None:
-    for key, value in node.config.items():
-        node.must("config", "set", key, value)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        # list() so that the first failure is raised here.
+        list(pool.map(join_and_start, nodes[1:]))
+        list(pool.map(lambda node: node.wait_ready(len(nodes) - 1), nodes))
 
 
 def print_table(testnet: Testnet) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("node", "pid", "peer id", "address", "home")
+    table = Table("node", "pid", "port", "peer id", "home")
     for node in testnet.nodes:
-        address = node.addresses[0] if node.addresses else "-"
-        table.add_row(node.name, str(node.pid or "-"), node.peer_id, address, str(node.home))
+        port = node.addresses[0].split("/")[4] if node.addresses else "-"
+        peer = f"...{node.peer_id[-8:]}"
+        table.add_row(node.name, str(node.pid or "-"), port, peer, str(node.home))
     Console().print(table)
 
 

@@ -104,7 +104,7 @@ def test_rm_takes_the_copies_back_but_leaves_what_another_file_shares(
 def test_a_file_survives_the_death_of_a_holder(random_file: Path, tmp_path: Path) -> None:
     with open_testnet(4, config={"storage.replication": "2"}) as mesh:
         (report,) = put(mesh[1], random_file)
-        assert report["failures_survived"] == 1
+        assert report["survives_nodes"] == 1
         mesh[1].kill()
         mesh[4].must("get", report["link"], "-o", tmp_path / "copy")
         assert (tmp_path / "copy").read_bytes() == random_file.read_bytes()
