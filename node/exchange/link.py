@@ -22,14 +22,12 @@ from ..transport.streams import BufferedStream
 from .messages import MAX_REQUEST_ID, Body, Cancel, Data, Proceed, Put
 from .metered import MeteredStream
 from .pending import Asking, Pending, wait_with_progress
-from .settings import ExchangeSettings
+from .settings import PIECE_BYTES, ExchangeSettings
 from .stats import PeerStats
 from .wire import PREFIX_BYTES, decode_answer, encode, header_rest
 
 _log = structlog.get_logger(__name__)
 
-PIECE_BYTES = 128 * 1024
-"""Bodies go out in pieces of this size, so that the streams of a connection share it."""
 _JOIN_BYTES = 16 * 1024
 _PRESUMED_UPLOAD_RATE = 1e6
 _LEAST_UPLOAD_RATE = 64e3
@@ -197,8 +195,8 @@ class StreamLink:
         if not pending.sending:
             del self._pending[ident]  # the peer never hears of it
             return
-        if pending.sent_at is not None and pending.waited is None:
-            self._stats.gave_up(trio.current_time() - pending.sent_at)
+        if pending.waited is None:
+            self._stats.gave_up(trio.current_time() - pending.asked_at)
         pending.abandoned = True
         self._abandoned += 1
         self._enqueue(encode(Cancel(ident)), b"", None)
@@ -269,8 +267,10 @@ class StreamLink:
         size = 0
         while self._frames and (not batch or size + len(self._frames[0].header) <= _JOIN_BYTES):
             frame = self._frames.popleft()
-            if frame.pending is not None:
+            if frame.pending is not None and not frame.pending.sending:
                 frame.pending.sending = True
+                frame.pending.asked_at = trio.current_time()
+                frame.pending.busy_when_asked = self._busy_secs()
             batch.append(frame)
             size += len(frame.header)
             if frame.body:
@@ -280,7 +280,6 @@ class StreamLink:
         for frame in batch:
             if frame.pending is not None:
                 frame.pending.sent_at = trio.current_time()
-                frame.pending.busy_when_sent = self._busy_secs()
 
     async def _write_body(self, frame: _Frame) -> None:
         if frame.pending is None or not frame.body:
@@ -321,9 +320,9 @@ class StreamLink:
         raise PeerError(f"Peer {self.peer.short} ended the stream.")
 
     def _note_first_byte(self, pending: Pending) -> None:
-        if pending.waited is None and pending.sent_at is not None:
-            waited = trio.current_time() - pending.sent_at
-            pending.waited = max(waited - (self._busy_secs() - pending.busy_when_sent), 0.0)
+        if pending.waited is None:
+            waited = trio.current_time() - pending.asked_at
+            pending.waited = max(waited - (self._busy_secs() - pending.busy_when_asked), 0.0)
             # What a Put waits for is the peer's disk or memory, not what a reader would wait for.
             if not pending.abandoned and not isinstance(pending.request, Put):
                 self._stats.first_byte(pending.waited)

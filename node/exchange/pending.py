@@ -44,8 +44,10 @@ class Pending:
     """Nobody waits any more; what comes is read and dropped."""
     sent_at: float | None = None
     """When the last frame of ours was handed to the transport; None while one is queued."""
-    busy_when_sent: float = 0.0
-    """The stream's seconds spent in bodies of other requests, at `sent_at`."""
+    asked_at: float = 0.0
+    """When the writer began with the request; it may return later than the answer comes."""
+    busy_when_asked: float = 0.0
+    """The stream's seconds spent in bodies of other requests, at `asked_at`."""
     waited: float | None = None
     """Seconds to the first byte of the answer, without those in which earlier bodies came."""
     proceed: bool = False

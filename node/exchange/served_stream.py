@@ -18,7 +18,6 @@ from ...dht.host import Buffer, Stream
 from ...errors import FormatError, PeerError
 from ..transport.streams import BufferedStream
 from .limits import Accounts, PeerAccount
-from .link import PIECE_BYTES
 from .messages import (
     Answer,
     AskInfo,
@@ -37,7 +36,7 @@ from .messages import (
 )
 from .metered import MeteredStream
 from .service import ChunkService, Refusal
-from .settings import ServerLimits
+from .settings import PIECE_BYTES, ServerLimits
 from .wire import PREFIX_BYTES, decode_request, encode, header_rest
 
 _log = structlog.get_logger(__name__)
