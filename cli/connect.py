@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import MembershipError, StoreLockedError
-from .client import Client, HttpClient, NobodyThereError
+from .client import Client, NobodyThereError
 from .invocation import Invocation
 
 if TYPE_CHECKING:
     from ..config import Config
+    from .http_client import HttpClient
 
 _SETTLE_SECS = 5.0
 _POLL_SECS = 0.05
@@ -47,9 +48,16 @@ def connect_running(invocation: Invocation) -> HttpClient:
     Raises:
         NobodyThereError: none is.
     """
-    client = HttpClient(invocation.config().paths.socket)
+    client = http_client(invocation.config())
     client.check_listening()
     return client
+
+
+def http_client(config: Config) -> HttpClient:
+    """A client of the node of this home, whether it runs or not."""
+    from .http_client import HttpClient  # start-up time
+
+    return HttpClient(config.paths.socket)
 
 
 def check_initialised(config: Config) -> None:
@@ -85,7 +93,7 @@ def _running(config: Config) -> HttpClient | None:
     A process that holds the lock and does not listen is just starting, just stopping, or doing a
     single command: it gets a few seconds.
     """
-    client = HttpClient(config.paths.socket)
+    client = http_client(config)
     deadline = time.monotonic() + _SETTLE_SECS
     while True:
         try:

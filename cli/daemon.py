@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ..errors import DeadlineError, MeshError, RefusedError
-from .client import HttpClient, JsonObject
-from .connect import lock_holder
+from .client import JsonObject
+from .connect import http_client, lock_holder
 
 if TYPE_CHECKING:
     from ..config import Config
+    from .http_client import HttpClient
 
 START_SECS = 60.0
 ASK_SECS = 6.0
@@ -132,7 +133,7 @@ def stop_node(config: Config) -> int | None:
     Raises:
         DeadlineError: it is still there.
     """
-    client = HttpClient(config.paths.socket)
+    client = http_client(config)
     pid = _pid_by_api(client) or lock_holder(config.paths.lock_file)
     if pid is None:
         return None

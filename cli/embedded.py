@@ -111,7 +111,7 @@ async def _in_thread(function: Callable[[A], T], argument: A) -> T:
     found: T = await trio.to_thread.run_sync(
         function,
         argument,
-        abandon_on_cancel=True,  # type: ignore[call-arg]  # trio's old stubs lack it
+        abandon_on_cancel=True,
     )
     return found
 

@@ -53,13 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _let_any_name_through(sys.stdout)
     _let_any_name_through(sys.stderr)
     try:
-        code = cli.main(
-            args=None if arguments is None else list(arguments),
-            prog_name="meshnode",
-            obj=invocation,
-            standalone_mode=False,
-        )
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        # Not `cli.main`: it has its own ideas about interrupts and broken pipes.
+        with cli.make_context("meshnode", words, obj=invocation) as context:
+            code = cli.invoke(context)
         sys.stdout.flush()
+    except click.exceptions.Exit as end:  # --help, --version
+        return end.exit_code
     except BrokenPipeError:
         # Nobody reads any more; without this the interpreter complains when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return EXIT_USAGE if isinstance(error, click.UsageError) else EXIT_FAILED
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        # A terminal has shown ^C where the cursor was.
+        click.echo("\ninterrupted" if sys.stderr.isatty() else "interrupted", err=True)
         return EXIT_INTERRUPTED
     except MeshError as error:
         return report_error(error, invocation)

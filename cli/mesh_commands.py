@@ -79,7 +79,7 @@ def invite(invocation: Invocation, expires: str) -> None:
     peer_id = Identity.load(config.paths.identity_file).peer_id
     addresses = _own_addresses(invocation, config, str(peer_id))
     deadline = int(time.time()) + seconds
-    token = str(Invitation.create(mesh, addresses, deadline))
+    token = str(Invitation(mesh, addresses, deadline))
     if invocation.json:
         told = {"token": token, "addresses": list(addresses), "expires": deadline}
         click.echo(json.dumps(told))

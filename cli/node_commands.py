@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import EXIT_OK, MeshError, RefusedError
 from . import text
-from .client import HttpClient, JsonObject, NobodyThereError
-from .connect import check_initialised, connect_running
+from .client import JsonObject, NobodyThereError
+from .connect import check_initialised, connect_running, http_client
 from .daemon import start_detached, stop_node
 from .invocation import Invocation, global_options, pass_invocation
+
+if TYPE_CHECKING:
+    from .http_client import HttpClient
 
 
 @click.command()
@@ -38,7 +42,7 @@ def start(
         overrides["network.bootstrap"] = [*config.network.bootstrap, *bootstrap]
     config = config.with_overrides(overrides)
     check_initialised(config)
-    _refuse_if_running(HttpClient(config.paths.socket))
+    _refuse_if_running(http_client(config))
     if detach:
         arguments = [f"--listen={address}" for address in listen]
         arguments += [f"--bootstrap={address}" for address in bootstrap]

@@ -122,8 +122,10 @@ def _copy_to_stdout(
     if path:
         request["path"] = text_of_path(path)
     stdout = sys.stdout.buffer
-    connect(invocation).cat(request, stdout.write)
-    stdout.flush()
+    try:
+        connect(invocation).cat(request, stdout.write)
+    finally:
+        stdout.flush()
     return EXIT_OK
 
 

@@ -145,16 +145,20 @@ class FakeNode:
         self, link: Link, path: bytes | None = None, offset: int = 0, length: int | None = None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         self.calls.append(("stream", link, path, offset, length))
-        yield self._give()
+        yield self._give(offset)
 
-    async def _give(self) -> AsyncIterator[bytes]:
+    async def _give(self, offset: int) -> AsyncIterator[bytes]:
         await self._work()
         for number, piece in enumerate(self.pieces):
+            if offset >= len(piece):
+                offset -= len(piece)
+                continue
             if number == self.break_after and self.error is not None:
                 raise self.error
             await trio.lowlevel.checkpoint()
             self.pieces_given += 1
-            yield piece
+            yield piece[offset:]
+            offset = 0
 
     async def manifest(self, link: Link) -> FileManifest | DirectoryManifest:
         self.calls.append(("manifest", link))

@@ -1,0 +1,202 @@
+"""What only a process of its own can show: imports, signals, pipes, terminals."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import trio
+from meshnode.node.content import Link
+from meshnode.node.transfer import Progress, Started
+
+from tests.unit.api.fake_node import HOSTILE_NAME, LINK, FakeNode, file_entry, folder_manifest
+
+MESHNODE = [sys.executable, "-m", "meshnode.cli"]
+HEAVY = ("trio", "libp2p", "httpx", "starlette", "hypercorn", "cryptography", "rich", "tomlkit")
+
+
+def wait_for(event: trio.Event, process: subprocess.Popen[bytes]) -> None:
+    """Until the node, in its own thread, has set `event`."""
+    while not event.is_set():
+        assert process.poll() is None, process.communicate()
+        os.sched_yield()
+
+
+def on_terminal(arguments: Sequence[str], *, stdout: int | None = None) -> tuple[int, str]:
+    """Run a command on a terminal of its own; its exit code and what the terminal saw."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*MESHNODE, *arguments],
+        stdin=theirs,
+        stdout=theirs if stdout is None else stdout,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+        start_new_session=True,
+    )
+    os.close(theirs)
+    seen = bytearray()
+    while True:
+        select.select([ours], [], [], 60)
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # Linux: the other side is closed
+            break
+        if not piece:
+            break
+        seen += piece
+    os.close(ours)
+    return process.wait(60), seen.decode("utf-8", "replace")
+
+
+def test_the_version_costs_no_heavy_import() -> None:
+    script = (
+        "import sys\n"
+        "from meshnode.cli.main import main\n"
+        "code = main(['--version'])\n"
+        f"print(code, [name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    version, rest = done.stdout.splitlines()
+    assert re.fullmatch(r"meshnode \d+\.\d+\.\d+", version)
+    assert rest == "0 []"
+
+
+def test_a_client_command_does_not_load_the_network_library(served: FakeNode) -> None:
+    script = (
+        "import sys\n"
+        "from meshnode.cli.main import main\n"
+        "code = main(['put', '/a'])\n"
+        "print(code, [n for n in ('libp2p', 'starlette', 'hypercorn') if n in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == f"{LINK}\n0 []\n", done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("verb", ["put", "get"])
+def test_a_signal_cancels_the_work_at_the_node(
+    served: FakeNode, verb: str, number: signal.Signals
+) -> None:
+    served.hang = True
+    arguments = ["put", "/a"] if verb == "put" else ["get", str(LINK), "-o", "/x"]
+    process = subprocess.Popen([*MESHNODE, *arguments], stdout=-1, stderr=-1)
+    wait_for(served.entered, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    if number == signal.SIGINT:
+        assert (process.returncode, out, err) == (130, b"", b"interrupted\n")
+        # The command ended after the node had put everything away, not before.
+        assert served.cleaned_up
+    else:
+        wait = subprocess.Popen(["sleep", "20"])
+        wait_for(served.cancelled, wait)
+        wait.kill()
+        wait.wait()
+
+
+EMBEDDED = """
+import sys, contextlib, trio
+from pathlib import Path
+import meshnode.cli.embedded as embedded
+from meshnode.cli.main import main
+from tests.unit.api.fake_node import FakeNode
+
+@contextlib.asynccontextmanager
+async def open_fake(config, *, serve_peers):
+    node = FakeNode(config, hang=True)
+    async with trio.open_nursery() as nursery:
+        async def tell():
+            await node.entered.wait()
+            print("working", file=sys.stderr, flush=True)
+        nursery.start_soon(tell)
+        try:
+            yield node
+        finally:
+            print("closed", node.cleaned_up, file=sys.stderr, flush=True)
+            nursery.cancel_scope.cancel()
+
+embedded.open_node = open_fake
+sys.exit(main(["-q", "put", "/a"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_closes_an_embedded_node_cleanly(node: FakeNode, number: signal.Signals) -> None:
+    node.config.paths.mesh_file.touch()
+    process = subprocess.Popen(
+        [sys.executable, "-c", EMBEDDED], stdout=-1, stderr=-1, cwd=Path(__file__).parents[3]
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline() == b"working\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, b"")
+    assert err == b"closed True\ninterrupted\n"
+
+
+def test_a_reader_that_has_enough_ends_cat_quietly(served: FakeNode) -> None:
+    served.pieces = [bytes(1 << 16)] * 500
+    process = subprocess.Popen([*MESHNODE, "cat", str(LINK)], stdout=-1, stderr=-1)
+    assert process.stdout is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert process.wait(30) == 141
+
+
+def test_a_terminal_sees_a_bar_and_a_pipe_does_not(served: FakeNode) -> None:
+    served.events = [Started("big.iso", 2_000_000, 1), Progress(1_000_000, 1)]
+    code, seen = on_terminal(["put", "/big.iso"])
+    assert code == 0
+    assert "put big.iso" in seen
+    assert "1.0/2.0 MB" in seen
+    assert str(LINK) in seen
+    done = subprocess.run([*MESHNODE, "put", "/big.iso"], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{LINK}\n", "")
+
+
+def test_details_go_to_the_terminal_while_links_go_to_the_pipe(served: FakeNode) -> None:
+    reader, writer = os.pipe()
+    code, seen = on_terminal(["put", "/a"], stdout=writer)
+    os.close(writer)
+    with open(reader) as pipe:
+        assert pipe.read() == f"{LINK}\n"
+    assert code == 0
+    assert "copies: 3 of 3" in seen
+    assert "survives the loss of 2 nodes" in seen
+    assert "attic, cellar" in seen
+    assert str(LINK) not in seen
+
+
+@pytest.mark.parametrize("option", ["--quiet", "--json"])
+def test_a_terminal_sees_no_bar_when_asked_for_none(served: FakeNode, option: str) -> None:
+    served.events = [Started("big.iso", 2_000_000, 1), Progress(1_000_000, 1)]
+    code, seen = on_terminal([option, "put", "/big.iso"])
+    assert code == 0
+    assert "put big.iso" not in seen
+    assert "MB" not in seen
+
+
+def test_a_hostile_name_does_not_reach_the_terminal(served: FakeNode) -> None:
+    served.found = folder_manifest(file_entry(HOSTILE_NAME), file_entry(b"[bold]x"))
+    code, seen = on_terminal(["ls", str(LINK)])
+    assert code == 0
+    assert "evil\\x1b[31m\\nname" in seen
+    assert "\x1b[31m" not in seen
+    assert "[bold]x" in seen
+
+
+def test_a_table_does_not_break_a_link(served: FakeNode) -> None:
+    link = Link(b"\x77" * 32, b"\x88" * 32)
+    served.catalogue_facts = [{"link": str(link), "name": "n" * 100, "size": 1, "copies": 1}]
+    _, seen = on_terminal(["ls"])
+    assert str(link) in seen
