@@ -79,12 +79,14 @@ class Dialler:
         nursery: trio.Nursery,
         book: AddressBook,
         dial_one: DialOne,
+        is_connected: Callable[[PeerId], bool],
         limits: HostLimits,
         rng: random.Random,
     ) -> None:
         self._nursery = nursery
         self._book = book
         self._dial_one = dial_one
+        self._is_connected = is_connected
         self._limits = limits
         self._flights: dict[PeerId, _Flight] = {}
         self.backoff = Backoff(limits.backoff_base, limits.backoff_cap, rng)
@@ -107,11 +109,13 @@ class Dialler:
     async def _fly(self, peer: PeerId, flight: _Flight) -> None:
         flight.error = f"The dial to peer {peer.short} was given up: the host is closing."
         try:
-            flight.error = await self._try_addresses(peer)
-            if flight.error:
-                self.backoff.failed(peer, flight.error)
-            else:
+            error = await self._try_addresses(peer)
+            if self._is_connected(peer):  # by this dial, or because the peer dialled us meanwhile
+                flight.error = ""
                 self.backoff.clear(peer)
+            else:
+                flight.error = error or f"The connection to peer {peer.short} was lost at once."
+                self.backoff.failed(peer, flight.error)
         finally:
             del self._flights[peer]
             flight.done.set()

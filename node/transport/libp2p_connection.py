@@ -210,11 +210,18 @@ class Libp2pConnection:
         self.close("the connection was lost")
 
     async def _keep_alive(self) -> None:
-        """Ping at every interval; any traffic within two intervals counts as life."""
+        """Ping at every interval; two intervals without any traffic from the peer end it.
+
+        Intervals are counted rather than time, because when this process itself was held up, what
+        the peer sent meanwhile has not been read yet.
+        """
+        silent_intervals = 0
         while True:
+            pinged_at = trio.current_time()
             await trio.sleep(self._limits.keepalive)
-            silent = trio.current_time() - self._pipe.last_received
-            if silent >= 2 * self._limits.keepalive:
+            silent_intervals = 0 if self._pipe.last_received > pinged_at else silent_intervals + 1
+            if silent_intervals == 2:
+                silent = trio.current_time() - self._pipe.last_received
                 self.close(f"the peer was silent for {silent:.0f} s")
                 return
             await self._end_lingering()

@@ -65,7 +65,14 @@ class Libp2pHost:
         self._handshakes: OrderedDict[int, trio.CancelScope] = OrderedDict()
         self._hub = EventHub()
         self._book = AddressBook(self._peer_id, per_peer=limits.max_addresses_per_peer)
-        self._dialler = Dialler(nursery, self._book, self._dial_one, limits, random.Random())
+        self._dialler = Dialler(
+            nursery,
+            self._book,
+            self._dial_one,
+            self._connections.__contains__,
+            limits,
+            random.Random(),
+        )
 
     # --- who and where ------------------------------------------------------------------------
 

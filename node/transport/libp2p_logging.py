@@ -15,7 +15,9 @@ _log = structlog.get_logger("libp2p")
 
 class _ToStructlog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        _log.debug("libp2p", logger=record.name, level=record.levelname, text=record.getMessage())
+        _log.debug(
+            "libp2p", source=record.name, severity=record.levelname, text=record.getMessage()
+        )
 
 
 def quieten_libp2p() -> None:

@@ -203,7 +203,14 @@ class SimHost:
         self._connected: frozenset[PeerId] | None = frozenset()
         self._hub = EventHub()
         self._serving: set[trio.CancelScope] = set()
-        self._dialler = Dialler(network.nursery, self._book, self._dial_one, self.limits, rng)
+        self._dialler = Dialler(
+            network.nursery,
+            self._book,
+            self._dial_one,
+            self._connections.__contains__,
+            self.limits,
+            rng,
+        )
 
     @property
     def peer_id(self) -> PeerId:
