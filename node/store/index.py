@@ -53,6 +53,8 @@ class SegmentRow:
     """How many of its tombstones void an entry of another segment."""
     dead: bool
     """Nothing in it is needed; the file is, or should be, gone."""
+    closed: bool
+    """It has damage and must not be appended to: a seal would vouch for the damage as well."""
 
 
 class Index:
@@ -103,7 +105,7 @@ class Index:
                 elif change.kind == Kind.TOMBSTONE:
                     foreign += _bury(db, change, segment)
             db.execute(
-                "INSERT INTO segments VALUES (?, ?, ?, 0) ON CONFLICT (id) DO UPDATE SET"
+                "INSERT INTO segments VALUES (?, ?, ?, 0, 0) ON CONFLICT (id) DO UPDATE SET"
                 " indexed_end = excluded.indexed_end,"
                 " tombstones = tombstones + excluded.tombstones",
                 (segment, end, foreign),
@@ -134,10 +136,12 @@ class Index:
 
     def segments(self) -> dict[int, SegmentRow]:
         with self._database.read() as db:
-            rows = db.execute("SELECT id, indexed_end, tombstones, dead FROM segments ORDER BY id")
+            rows = db.execute(
+                "SELECT id, indexed_end, tombstones, dead, closed FROM segments ORDER BY id"
+            )
             return {
-                number: SegmentRow(number, end, tombstones, bool(dead))
-                for number, end, tombstones, dead in rows
+                number: SegmentRow(number, end, tombstones, bool(dead), bool(closed))
+                for number, end, tombstones, dead, closed in rows
             }
 
     def populations(self) -> dict[int, int]:
@@ -149,7 +153,17 @@ class Index:
         """Durably: this segment's file is about to go (the row stays, its number is used up)."""
         with self._database.write(durable=True) as db:
             db.execute(
-                "INSERT INTO segments VALUES (?, ?, 0, 1) ON CONFLICT (id) DO UPDATE SET dead = 1",
+                "INSERT INTO segments VALUES (?, ?, 0, 1, 1) ON CONFLICT (id) DO UPDATE SET"
+                " dead = 1",
+                (segment, HEADER_BYTES),
+            )
+
+    def close_segment(self, segment: int) -> None:
+        """Durably: this segment must not be appended to."""
+        with self._database.write(durable=True) as db:
+            db.execute(
+                "INSERT INTO segments VALUES (?, ?, 0, 0, 1) ON CONFLICT (id) DO UPDATE SET"
+                " closed = 1",
                 (segment, HEADER_BYTES),
             )
 

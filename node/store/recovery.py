@@ -15,7 +15,7 @@ Everything here blocks and runs once, before anyone else sees the store.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -40,10 +40,9 @@ class _Segment:
     """What was found out about one segment file."""
 
     id: int
-    size: int
     end: int
-    """Where the next entry may go."""
-    usable: bool = field(default=False)
+    """After its last sound entry."""
+    usable: bool = False
     """Whether it may be appended to."""
 
 
@@ -130,16 +129,17 @@ class Recovery:
         if size <= HEADER_BYTES and row is None:
             # Made, but nothing ever written to it: a crash or a full disk came between.
             self._unlink(self._layout.segment(number))
-            return _Segment(number, 0, HEADER_BYTES)
+            return _Segment(number, HEADER_BYTES)
         if size < indexed_end:
             return self._shortened(number, size)
         if number < newest_indexed:
             if row is None:
                 log.warning("store_segment_unknown", path=str(self._layout.segment(number)))
-            return _Segment(number, size, size)
-        return self._follow(number, indexed_end, size)
+            return _Segment(number, size)
+        closed = row is not None and row.closed
+        return self._follow(number, indexed_end, size, closed=closed)
 
-    def _follow(self, number: int, start: int, size: int) -> _Segment:
+    def _follow(self, number: int, start: int, size: int, *, closed: bool) -> _Segment:
         """Index what lies between `start` and the end of the file, and drop what is torn."""
         header_fits = self._header_fits(number)
         seed = entry_seed(self._store_id, number)
@@ -169,11 +169,12 @@ class Recovery:
                 torn_bytes=torn,
                 damaged_bytes=scan.damaged_bytes,
             )
-        usable = header_fits and not scan.sealed and not scan.damaged_bytes
-        usable = usable and torn <= _MAX_TORN_BYTES
-        if torn and usable:
+        if closed or not header_fits or scan.damaged_bytes or torn > _MAX_TORN_BYTES:
+            self._index.close_segment(number)
+            return _Segment(number, scan.end)
+        if torn:
             self._truncate(number, scan.end)
-        return _Segment(number, size, scan.end, usable)
+        return _Segment(number, scan.end, usable=not scan.sealed)
 
     def _shortened(self, number: int, size: int) -> _Segment:
         """The file ends before what the index knows: somebody, or the disk, cut it."""
@@ -188,7 +189,8 @@ class Recovery:
             size=size,
             chunks_lost=lost,
         )
-        return _Segment(number, size, scan.end)
+        self._index.close_segment(number)
+        return _Segment(number, scan.end)
 
     def _reader(self, number: int) -> Read:
         def read(offset: int, length: int) -> bytes:

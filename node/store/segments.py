@@ -126,9 +126,10 @@ class Tail:
         """Where in that segment the next entry begins."""
         return self._end
 
-    def has_room(self, size: int) -> bool:
-        """Whether `size` more bytes fit; an empty segment takes anything."""
-        return self._end + size <= self._segment_bytes or self._end == HEADER_BYTES
+    def has_room(self, planned: int, size: int) -> bool:
+        """Whether `size` bytes fit after `planned` others; an empty segment takes any entry."""
+        end = self._end + planned
+        return end + size <= self._segment_bytes or end == HEADER_BYTES
 
     def append(self, buffers: Sequence[Buffer], size: int) -> None:
         """Write `buffers` (`size` bytes in all) at `end` and return when they are durable.

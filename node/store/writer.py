@@ -17,7 +17,6 @@ import structlog
 from ...errors import MeshError, QuotaError, StoreError
 from .files import Files, disk_error
 from .frames import (
-    HEADER_BYTES,
     EntryHeader,
     Kind,
     encode_entry,
@@ -184,9 +183,7 @@ class Writer:
 
     def _add(self, entry: _Entry) -> None:
         """Append to the run, beginning a new one (in a new segment) when the segment is full."""
-        if not self._tail.has_room(self._run.size + entry.frame) and (
-            self._run.size or self._tail.end > HEADER_BYTES
-        ):
+        if not self._tail.has_room(self._run.size, entry.frame):
             self._flush()
             self._tail.roll()
         run = self._run
