@@ -1,6 +1,12 @@
 """Implementations of `Host`: real sockets, memory, and the membership gate in front of either.
 
 This room knows peers, addresses, connections and streams. It must not know what the streams carry
-(chunks, records), nor where anything is stored. Only `libp2p_*.py` may import py-libp2p; nothing
-here is imported before it is used, because that library takes most of a second to load.
+(chunks, records), nor where anything is stored. Only `libp2p_*.py` may import py-libp2p, which takes
+most of a second to load; so hosts are imported from where they are: `libp2p_host.open_libp2p_host`,
+`member.open_member_host`, `sim.open_sim_network`, `mdns.open_mdns`.
 """
+
+from .limits import HostLimits
+from .streams import BufferedStream, StreamPool, open_stream_pool
+
+__all__ = ["BufferedStream", "HostLimits", "StreamPool", "open_stream_pool"]

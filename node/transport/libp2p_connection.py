@@ -144,13 +144,14 @@ class Libp2pConnection:
         The library loses one of its 256 slots for ever when it is cancelled in here, so it is not:
         when the caller is, the stream is reset as soon as it is there.
         """
-        if self._nursery is None or self.closed:
-            raise PeerError(self._why_closed)
         opening = _Opening()
-        self._nursery.start_soon(self._run_opening, opening)
         try:
             with self.operation():
+                assert self._nursery is not None
+                self._nursery.start_soon(self._run_opening, opening)
                 await opening.done.wait()
+        except PeerError as error:
+            opening.error = error.message
         except BaseException:
             opening.wanted = False
             if opening.muxed is not None:

@@ -120,11 +120,23 @@ class Libp2pHost:
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
+        connected_before = peer in self._connections
         await self.connect(peer)
+        connection = self._newest(peer)
+        try:
+            return await connection.open_stream(protocol)
+        except PeerError:
+            if not (connected_before and connection.closed):
+                raise
+        # It had died unnoticed: the peer may have restarted and be there again.
+        await self.connect(peer)
+        return await self._newest(peer).open_stream(protocol)
+
+    def _newest(self, peer: PeerId) -> Libp2pConnection:
         connections = self._connections.get(peer)
         if not connections:
             raise PeerError(f"The connection to peer {peer.short} was lost.")
-        return await connections[-1].open_stream(protocol)
+        return connections[-1]
 
     async def _dial_one(self, peer: PeerId, address: str) -> None:
         _, _, name, _, port = address.split("/")
