@@ -251,7 +251,18 @@ class FakeMesh:
 
 
 @pytest.fixture
-def mesh(tmp_path: Path) -> FakeMesh:
+def inline_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thread work done in place: the virtual clock would jump ahead while a thread is busy."""
+
+    async def run_sync(work: Callable[..., object], *args: object, **_: object) -> object:
+        await trio.lowlevel.checkpoint()
+        return work(*args)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+
+
+@pytest.fixture
+def mesh(tmp_path: Path, inline_threads: None) -> FakeMesh:
     home = tmp_path / "home"
     home.mkdir()
     return FakeMesh(home)

@@ -15,13 +15,16 @@ async def test_no_more_than_the_total_is_held_and_waiters_are_served_in_order() 
 
     async with trio.open_nursery() as nursery:
         await budget.acquire(90)
-        for name, nbytes in [("large", 60), ("small", 5)]:
+        for name, nbytes in [("large", 98), ("small", 5)]:
             nursery.start_soon(hold, name, nbytes)
             await wait_all_tasks_blocked()
         assert order == []  # the small one would fit, and does not overtake
         budget.release(90)
+        await wait_all_tasks_blocked()
+        assert order == ["large"]
+        budget.release(98)
     assert order == ["large", "small"]
-    assert budget.held == 65
+    assert budget.held == 5
 
 
 async def test_what_exceeds_the_whole_budget_goes_alone() -> None:
