@@ -76,10 +76,9 @@ def decode_body(kind: BodyKind, body: Buffer) -> Manifest:
         manifest = _parse_directory(reader)
     else:
         raise FormatError("A chunk list stands where a manifest belongs.")
-    reader.finish()
     check(manifest)
     if encode_body(manifest) != body:
-        raise FormatError("A manifest is not in its canonical encoding.")
+        raise FormatError("A manifest is not in its canonical encoding, or has bytes behind it.")
     return manifest
 
 
@@ -96,7 +95,6 @@ def decode_list(body: Buffer) -> tuple[int, BodyKind, int, tuple[ChunkRef, ...]]
     """
     reader = _Reader(body)
     depth, kind, manifest_size, sealed, table = reader.row(_LIST_FIELDS)
-    reader.finish()
     refs = _parse_table(sealed, table)
     check_list_chunks(refs)
     if kind not in (BodyKind.FILE, BodyKind.DIRECTORY) or not 1 <= depth <= MAX_TREE_DEPTH:
@@ -174,13 +172,13 @@ class _Reader:
     """msgpack objects from one buffer; allocates no more than the buffer's own size allows."""
 
     def __init__(self, body: Buffer) -> None:
-        self._size = len(body)
+        size = len(body)
         self._unpacker = msgpack.Unpacker(
             raw=False,
             use_list=False,
-            max_buffer_size=self._size,
-            max_bin_len=self._size,
-            max_str_len=self._size,
+            max_buffer_size=size,
+            max_bin_len=size,
+            max_str_len=size,
             max_array_len=_MAX_FIELDS,
             max_map_len=0,
             max_ext_len=0,
@@ -205,10 +203,6 @@ class _Reader:
         if not isinstance(row, tuple):
             raise FormatError("A manifest has something else where an array belongs.")
         return row
-
-    def finish(self) -> None:
-        if self._unpacker.tell() != self._size:
-            raise FormatError("A manifest has more bytes than it should.")
 
 
 def _parse_file(row: Parsed) -> FileManifest:

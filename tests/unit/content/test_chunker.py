@@ -106,6 +106,13 @@ def test_lines_are_whole_unless_longer_than_the_maximum() -> None:
     assert cut(profile, long, True) == [11, 2012, 6108, 10204, 11012]
 
 
+def test_a_line_end_is_sought_even_when_the_window_ends_with_the_chunk() -> None:
+    profile = ChunkerProfile("lines", 1, 1024, 1024)
+    data = b"a" * 500 + b"\n" + b"b" * 523 + b"c" * 3000
+    assert cut(profile, data[:1024], False) == [501]
+    assert cut(profile, data, False)[0] == 501
+
+
 def test_appending_lines_keeps_all_chunks_but_the_last() -> None:
     profile = ChunkerProfile.named("lines", 1024)
     log = b"".join(b"event %d happened\n" % i for i in range(3000))

@@ -148,6 +148,7 @@ BOMBS = {
     "timestamp": b"\xd6\xff\x00\x00\x00\x00",
     "arrays in arrays": b"\x9a" * 20_000,
     "large arrays in arrays": b"\xdd\x00\x00\xff\xff" * 5_000,
+    "believable arrays in arrays": b"\xdc\x7f\xff" * 20_000,
     "2^64 entries": header(2**64 - 1),
     "as many entries as are allowed": header(1_000_000),
     "entry of 4 billion": header(1) + b"\xdd\xff\xff\xff\xff",
@@ -178,6 +179,20 @@ def test_slices_are_counted_before_they_fill_the_memory(monkeypatch: pytest.Monk
             decode_body(BodyKind.DIRECTORY, body)
 
     assert peak_of(attempt) < 2 * len(body)
+
+
+def test_entries_are_refused_by_their_number_before_they_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(encoding, "MAX_ENTRIES", 1000)
+    entry = msgpack.packb((2, b"a", 0, 0))
+    body = header(50_000) + entry * 50_000
+
+    def attempt() -> None:
+        with pytest.raises(FormatError, match="50000 entries; 1000 is the most"):
+            decode_body(BodyKind.DIRECTORY, body)
+
+    assert peak_of(attempt) < 3 * len(body)
 
 
 def test_an_error_does_not_repeat_the_input() -> None:

@@ -24,7 +24,14 @@ from meshnode.node.content import (
     file_manifest_of,
 )
 from meshnode.node.content.canonical import canonical, check
-from meshnode.node.content.encoding import BodyKind, body_kind, decode_body, encode_body
+from meshnode.node.content.encoding import (
+    BodyKind,
+    body_kind,
+    decode_body,
+    decode_list,
+    encode_body,
+    encode_list,
+)
 
 DIGEST = blake3(b"content").digest()
 
@@ -266,6 +273,9 @@ def test_an_impossible_folder_is_neither_written_nor_read(entries: tuple[Entry, 
 BAD_ORDER: dict[str, Manifest] = {
     "entries unsorted": folder(entry(b"b"), entry(b"a")),
     "unused chunk": folder(entry(b"a"), chunks=(ref(0), ref(1))),
+    "chunks out of order, all used": file_manifest(
+        size=160, slices=(Slice(1, 0, 100), Slice(0, 0, 50), Slice(1, 0, 10))
+    ),
     "chunks not in order of use": file_manifest(slices=(Slice(1, 0, 100), Slice(0, 0, 50))),
 }
 
@@ -274,7 +284,8 @@ BAD_ORDER: dict[str, Manifest] = {
 def test_writing_mends_the_order_and_reading_demands_it(manifest: Manifest) -> None:
     with pytest.raises(FormatError):
         decode_body(body_kind(manifest), encode_body(manifest))
-    assert decode_body(body_kind(manifest), encode_body(canonical(manifest)))
+    ordered = canonical(manifest)
+    assert decode_body(body_kind(manifest), encode_body(ordered)) == ordered
 
 
 def test_a_dash_sorts_before_a_slash_and_is_no_folder() -> None:
@@ -296,6 +307,16 @@ def test_only_the_shortest_msgpack_is_canonical() -> None:
     assert msgpack.unpackb(longer) == rows
     with pytest.raises(FormatError, match="canonical"):
         decode_body(BodyKind.FILE, longer)
+
+
+def test_a_chunk_list_has_one_encoding_too() -> None:
+    body = encode_list(1, BodyKind.FILE, 200, [ref(0), ref(1)])
+    assert decode_list(body) == (1, BodyKind.FILE, 200, (ref(0), ref(1)))
+    longer = body.replace(b"\xcc\xc8", b"\xcd\x00\xc8", 1)
+    assert msgpack.unpackb(longer) == msgpack.unpackb(body)
+    for other in (longer, body + b"\0"):
+        with pytest.raises(FormatError, match="canonical"):
+            decode_list(other)
 
 
 @pytest.mark.parametrize("place", range(10))

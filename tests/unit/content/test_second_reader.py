@@ -19,7 +19,7 @@ import pytest
 import zstandard
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from fastcdc.fastcdc_py import GEAR
+from fastcdc.fastcdc_py import GEAR  # type: ignore[import-untyped]
 from meshnode.node.content import ChunkerProfile, FileManifest, Manifest, cut
 
 HERE = Path(__file__).parent
