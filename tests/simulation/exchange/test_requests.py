@@ -265,6 +265,9 @@ async def test_a_stopping_server_finishes_what_is_under_way_and_refuses_the_rest
                     await pair.exchange.info(pair.peer)
                 assert caught.value.reason == Reason.SHUTTING_DOWN
                 gate.set()
+                stopping.cancel_scope.deadline = trio.current_time() + 1.0  # not the whole grace
+            assert not stopping.cancel_scope.cancelled_caught
+            assert trio.current_time() < 1.5
         assert len(bodies[0]) == 1000
 
 

@@ -43,7 +43,7 @@ BROKEN = {
     + b"\xc3",
     "a body nobody asked for": encode(Body(1, 10)) + bytes(10),
     "an id in use": encode(Put(1, bytes(32), MIB, 60, False)) * 2,
-    "a body of another length": encode(Put(1, bytes(32), MIB, 60, False)) + encode(Body(1, 10)),
+    "a body before the go-ahead": encode(Put(1, bytes(32), MIB, 60, False)) + encode(Body(1, 10)),
 }
 
 
@@ -68,6 +68,21 @@ async def test_a_reserved_operation_is_politely_refused(autojump_clock, open_pai
         raw = await speak_to(pair)
         await raw.send(Reserved(7, OP_AUDIT))
         assert await raw.answer() == Refused(7, Reason.UNSUPPORTED, None, "")
+
+
+@pytest.mark.parametrize("length", [10, MIB + 1])
+async def test_a_body_of_another_length_than_was_offered_ends_the_stream(
+    autojump_clock, open_pair, speak_to, length
+):
+    async with open_pair() as pair:
+        raw = await speak_to(pair)
+        await raw.send(Put(1, bytes(32), MIB, 60, False))
+        assert await raw.answer() == Proceed(1)
+        await raw.send(Body(1, length))
+        assert await _is_ended(raw)
+        await wait_all_tasks_blocked()
+        assert pair.server.counts.protocol_errors == 1
+        assert pair.server.bytes_in_memory == 0
 
 
 async def test_bytes_after_a_body_are_the_next_request(
@@ -111,6 +126,11 @@ async def test_a_flood_is_not_forgiven_by_reconnecting(autojump_clock, open_pair
                 await raw.send(AskInfo(ident))
             answers = [await raw.answer() for _ in range(10)]
             await raw.stream.reset()
+            stranger = pair.network.add_host()  # makes the server forget accounts without debts
+            pair.network.introduce()
+            other = type(raw)(await stranger.open_stream(pair.peer, raw.stream.protocol))
+            await other.send(AskInfo(1))
+            assert isinstance(await other.answer(), Info)
         assert all(isinstance(answer, Refused) for answer in answers)
 
 
