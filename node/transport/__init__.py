@@ -1,7 +1,7 @@
 """Implementations of `Host`: real sockets, memory, and the membership gate in front of either.
 
 This room knows peers, addresses, connections and streams. It must not know what the streams carry
-(chunks, records), nor where anything is stored. Only `libp2p_*.py` may import py-libp2p, which takes
+(chunks, records), nor where anything is stored. Only `libp2p_*.py` import py-libp2p, which takes
 most of a second to load; so hosts are imported from where they are: `libp2p_host.open_libp2p_host`,
 `member.open_member_host`, `sim.open_sim_network`, `mdns.open_mdns`.
 """
