@@ -64,8 +64,8 @@ def stat(invocation: Invocation, link: str) -> None:
         elif key == "mode" and isinstance(value, int):
             shown = f"{value:04o}"
         elif key == "mtime_ns" and isinstance(value, int):
-            shown = text.when(value / 1e9)
-        click.echo(f"{key}: {shown}")
+            key, shown = "modified", text.when(value / 1e9)
+        click.echo(f"{key.replace('_', ' ')}: {shown}")
 
 
 @click.command()

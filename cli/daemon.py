@@ -134,7 +134,7 @@ def stop_node(config: Config) -> int | None:
         DeadlineError: it is still there.
     """
     client = http_client(config)
-    pid = _pid_by_api(client) or lock_holder(config.paths.lock_file)
+    pid = lock_holder(config.paths.lock_file) or _pid_by_api(client)
     if pid is None:
         return None
     with _Process(pid, config.paths.lock_file) as process:

@@ -14,8 +14,8 @@ from .invocation import Invocation
 _MAX_FAILURES_SHOWN = 20
 
 _WEAK = (
-    "Everything is safe on this node, but fewer nodes than wanted have acknowledged a copy: the "
-    "file survives the loss of {survives}. Keep this node running; start or connect more nodes "
+    "Everything is safe on this node, but fewer nodes than wanted have acknowledged a copy: it "
+    "{survives}. Keep this node running; start or connect more nodes "
     "(`meshnode peers` shows who is there), then put the same again: only what is missing is sent."
 )
 _PARTIAL = (
@@ -49,7 +49,10 @@ def _print_source(source: JsonObject, invocation: Invocation) -> None:
     if outcome == "failed":
         tell(str(source.get("error") or f"{name} could not be put."), str(source.get("hint") or ""))
     elif outcome in ("weak", "partial"):
-        survives = text.count(source.get("survives_nodes", 0), "node")
+        lost = source.get("survives_nodes") or 0
+        survives = (
+            f"survives the loss of {text.count(lost, 'node')}" if lost else "is lost with one node"
+        )
         advice = _WEAK.format(survives=survives) if outcome == "weak" else _PARTIAL
         copies = f"{source.get('copies')} of {source.get('wanted_copies')} copies"
         click.echo(f"{outcome}: {name}: {copies}.", err=True)

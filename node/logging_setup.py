@@ -51,11 +51,13 @@ def set_up_logging(*, level: str, format: str) -> None:
 
 
 def _renderers(as_json: bool, *, colors: bool) -> list[structlog.typing.Processor]:
+    # Tracebacks without local variables: those hold links, keys and the mesh secret.
     if not as_json:
-        return [structlog.dev.ConsoleRenderer(colors=colors)]
+        plain = structlog.dev.plain_traceback
+        return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
+    transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     return [
-        structlog.processors.dict_tracebacks,
-        structlog.processors.EventRenamer("event"),
+        structlog.processors.ExceptionRenderer(transformer),
         structlog.processors.JSONRenderer(default=repr),
     ]
 

@@ -103,9 +103,7 @@ def test_a_signal_cancels_the_work_at_the_node(
 
 
 EMBEDDED = """
-import sys, contextlib, trio
-from pathlib import Path
-import meshnode.cli.embedded as embedded
+import sys, contextlib, trio, types
 from meshnode.cli.main import main
 from tests.unit.api.fake_node import FakeNode
 
@@ -123,7 +121,8 @@ async def open_fake(config, *, serve_peers):
             print("closed", node.cleaned_up, file=sys.stderr, flush=True)
             nursery.cancel_scope.cancel()
 
-embedded.open_node = open_fake
+# In place of the module: loading the network library takes seconds.
+sys.modules["meshnode.node.node"] = types.SimpleNamespace(open_node=open_fake)
 sys.exit(main(["-q", "put", "/a"]))
 """
 
