@@ -406,6 +406,23 @@ async def test_too_many_streams_are_an_error_at_once_on_either_side(hosts: Hosts
 
 
 @with_hosts
+async def test_streams_that_never_name_a_protocol_are_bounded_and_hold_nobody_up(
+    hosts: Hosts,
+) -> None:
+    one, victim = await hosts.pair(HostLimits(max_streams_per_peer=50))
+    other = await hosts.open()
+    other.add_addresses(victim.peer_id, victim.addresses())
+    victim.set_handler(ECHO, echo)
+    await one.connect(victim.peer_id)
+    muxer = one._connections[victim.peer_id][0]._muxer
+    silent = [await muxer.open() for _ in range(200)]
+    await assert_echoes(other, victim)
+    with trio.fail_after(10):
+        while victim.counts.refused < len(silent) - 50:
+            await trio.lowlevel.checkpoint()
+
+
+@with_hosts
 async def test_a_reader_that_never_reads_fails_the_writer_and_no_other_stream(hosts: Hosts) -> None:
     async def never_read(stream: Stream) -> None:
         await trio.sleep(math.inf)
