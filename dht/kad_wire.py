@@ -14,7 +14,7 @@ from functools import lru_cache
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from google.protobuf.message import DecodeError
 from libp2p.kad_dht.pb import kademlia_pb2 as pb
-from multiaddr import Multiaddr  # type: ignore[import-untyped]
+from multiaddr import Multiaddr
 
 from ..errors import FormatError
 from .peer_id import PeerId

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
 
-from fastcdc import fastcdc  # type: ignore[import-untyped]
+from fastcdc import fastcdc
 
 from ...errors import FormatError, UsageError
 from .limits import MAX_PLAIN_BYTES, MAX_PROFILE_CHARS, Buffer
