@@ -31,6 +31,7 @@ MIGRATIONS: Mapping[int, Migration] = {}
 
 _MAX_FORMAT_FILE = 512
 _SEGMENT_SUFFIX = ".seg"
+_SEGMENT_DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Layout:
         return self.root / "segments"
 
     def segment(self, number: int) -> Path:
-        return self.segments / f"{number:08d}{_SEGMENT_SUFFIX}"
+        return self.segments / f"{number:0{_SEGMENT_DIGITS}d}{_SEGMENT_SUFFIX}"
 
     def segment_size(self, number: int) -> int:
         """Size in bytes of one segment file; 0 when it is not there."""
@@ -65,7 +66,8 @@ class Layout:
         with os.scandir(self.segments) as entries:
             for entry in entries:
                 stem, suffix = os.path.splitext(entry.name)
-                if suffix == _SEGMENT_SUFFIX and stem.isascii() and stem.isdigit():
+                is_number = len(stem) == _SEGMENT_DIGITS and stem.isascii() and stem.isdigit()
+                if suffix == _SEGMENT_SUFFIX and is_number:
                     found[int(stem)] = entry.stat().st_size
         return dict(sorted(found.items()))
 

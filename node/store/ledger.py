@@ -18,8 +18,10 @@ class Ledger:
         self.chunks = sum(populations.values())
 
     def resize(self, segment: int, size: int) -> None:
-        self.occupied_bytes += size - self._sizes.get(segment, 0)
-        self._sizes[segment] = size
+        """The segment's file has this size now; 0: there is no file."""
+        self.occupied_bytes += size - self._sizes.pop(segment, 0)
+        if size:
+            self._sizes[segment] = size
 
     def add(self, segment: int, chunks: int) -> None:
         """Chunks that came to live in `segment`, or went (negative)."""

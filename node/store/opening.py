@@ -76,9 +76,8 @@ async def open_store(
     def build() -> Store:
         try:
             return _open(stack, layout, limits, segment_bytes, lock_path, on_quarantine, files)
-        except BaseException:
-            stack.close()
-            raise
+        except OSError as error:
+            raise disk_error("use the data directory", layout.root, error) from error
 
     gate: Gate | None = None
     try:
@@ -105,12 +104,9 @@ def _open(
     files = files or OsFiles()
     threads = DiskThreads()
     gate = Gate(f"The store at {layout.root}")
-    try:
-        layout.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        stack.enter_context(exclusive_lock(lock_path or layout.root / "lock", layout.root))
-        store_id = prepare(layout, files)
-    except OSError as error:
-        raise disk_error("use the data directory", layout.root, error) from error
+    layout.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    stack.enter_context(exclusive_lock(lock_path or layout.root / "lock", layout.root))
+    store_id = prepare(layout, files)
     database = open_database(layout.index, store_id)
     stack.callback(database.close)
     index = Index(database)

@@ -84,17 +84,26 @@ class KeyValue(Table):
 
         await self._in_thread(work)
 
-    async def items(self) -> list[tuple[bytes, bytes]]:
-        """All of them, in key order."""
+    async def items(self) -> AsyncIterator[tuple[bytes, bytes]]:
+        """All of them in key order; read in pages, tolerant of changes meanwhile."""
+        after: bytes | None = None
+        while True:
+            page = await self._in_thread(partial(self._page, after))
+            for row in page:
+                yield row
+            if len(page) < _PAGE:
+                return
+            after = page[-1][0]
 
-        def work() -> list[tuple[bytes, bytes]]:
-            with self._database.read() as db:
-                return db.execute(
-                    "SELECT key, value FROM key_values WHERE namespace = ? ORDER BY key",
-                    (self._namespace,),
-                ).fetchall()
-
-        return await self._in_thread(work)
+    def _page(self, after: bytes | None) -> list[tuple[bytes, bytes]]:
+        beyond = "" if after is None else "AND key > ?"
+        arguments = (self._namespace,) if after is None else (self._namespace, after)
+        with self._database.read() as db:
+            return db.execute(
+                f"SELECT key, value FROM key_values WHERE namespace = ? {beyond}"
+                f" ORDER BY key LIMIT {_PAGE}",
+                arguments,
+            ).fetchall()
 
 
 class RecordTable(Table):

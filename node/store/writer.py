@@ -10,6 +10,7 @@ Everything here blocks and runs in one worker thread at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -251,7 +252,8 @@ class Writer:
                 # that mark, its chunks would rise from the dead.
                 self._index.mark_dead(segment)
                 self._segment_files.forget(segment)
-                self._files.unlink(path)
+                with suppress(FileNotFoundError):
+                    self._files.unlink(path)
                 self._files.sync_directory(self._layout.segments)
             except (OSError, StoreError, QuotaError) as error:
                 # The chunks are deleted all the same; opening the store tries again.

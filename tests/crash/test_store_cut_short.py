@@ -73,7 +73,7 @@ def segments_after(events: Sequence[FileEvent]) -> dict[str, bytearray]:
 
 @pytest.fixture
 def scratch(tmp_path: Path) -> Iterator[Path]:
-    """Memory, where there is any: hundreds of stores are laid out, and their syncs prove nothing."""
+    """Memory, where there is any: the syncs of hundreds of laid-out stores prove nothing."""
     memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK):
         yield tmp_path

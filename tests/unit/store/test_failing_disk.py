@@ -39,6 +39,11 @@ class FaultyFiles(OsFiles):
         if code is not None:
             raise OSError(code, os.strerror(code))
 
+    def open(self, path: Path, *, create: bool = False) -> int:
+        if create:
+            self._maybe_fail("create")
+        return super().open(path, create=create)
+
     def write(self, fd: int, buffers: Sequence[bytes | bytearray | memoryview], offset: int) -> int:
         if "write" in self.faults and self.written_first:
             os.pwrite(fd, b"".join(buffers)[: self.written_first], offset)
@@ -134,6 +139,17 @@ async def test_a_full_disk_on_the_first_segment_leaves_a_store_that_opens(tmp_pa
     async with open_store(tmp_path / "data", quota=None, min_free=0) as store:
         assert await store.chunks.get(OLD[0]) == OLD[1]
         assert len(list((tmp_path / "data/segments").iterdir())) == 1
+
+
+async def test_a_segment_that_could_not_be_made_does_not_stop_removal_of_others(tmp_path):
+    files = FaultyFiles(faults={"create": errno.ENOSPC})
+    async with open_store(tmp_path / "data", quota=None, min_free=0, files=files) as store:
+        with pytest.raises(QuotaError):
+            await store.chunks.put([OLD])
+        await store.chunks.put([OLD])
+        await store.chunks.delete([OLD[0]])
+        assert (await store.chunks.stats()).stored_bytes == 0
+        assert list((tmp_path / "data/segments").iterdir()) == []
 
 
 async def test_an_unreadable_sector_is_an_error_but_no_reason_to_forget_the_chunk(tmp_path):

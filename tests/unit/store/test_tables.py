@@ -18,8 +18,13 @@ async def test_key_values_outlive_the_store_and_namespaces_do_not_mix(tmp_path):
         await one.put_many([(b"b", b"B"), (b"a", b"A"), (b"", b"")])
     async with opened(tmp_path) as store:
         one, two = store.key_value("one"), store.key_value("two")
-        assert await one.items() == [(b"", b""), (b"a", b"A"), (b"b", b"B"), (b"key", b"changed")]
-        assert await two.items() == [(b"key", b"2")]
+        assert [row async for row in one.items()] == [
+            (b"", b""),
+            (b"a", b"A"),
+            (b"b", b"B"),
+            (b"key", b"changed"),
+        ]
+        assert [row async for row in two.items()] == [(b"key", b"2")]
         assert await one.get(b"absent") is None
         await one.delete(b"a")
         await one.delete(b"absent")
@@ -53,3 +58,10 @@ async def test_more_records_than_a_page_are_loaded_once_each(tmp_path):
     async with opened(tmp_path) as store:
         await store.records.save(rows)
         assert await store.records.load() == sorted(rows)
+
+
+async def test_more_key_values_than_a_page_are_given_once_each(tmp_path):
+    rows = [(b"%05d" % n, b"v") for n in range(2300)]
+    async with opened(tmp_path) as store:
+        await store.key_value("many").put_many(rows)
+        assert [row async for row in store.key_value("many").items()] == rows
