@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable
+from functools import lru_cache
 from heapq import nsmallest
 
 from ..errors import FormatError
@@ -59,6 +60,7 @@ def position(key: bytes) -> int:
     return int.from_bytes(hashlib.sha256(key).digest(), "big")
 
 
+@lru_cache(maxsize=16384)
 def peer_position(peer: PeerId) -> int:
     """Where `peer` lies."""
     return int.from_bytes(peer.kad_id, "big")
@@ -101,6 +103,13 @@ class PeerIndex:
         near = nsmallest(count, self._positions[low:high], key=lambda at: at ^ target)
         return [self._peer_at[at] for at in near]
 
+    def is_among_closest(self, peer: PeerId, target: int, count: int) -> bool:
+        """Whether `peer` is one of the `count` peers nearest to `target`."""
+        shared = common_bits(peer_position(peer), target)
+        # All that share more bits with the target are nearer to it: mostly that settles it.
+        low, high = self._range(target, min(shared + 1, BITS))
+        return high - low < count and peer in self.closest(target, count)
+
     def under(self, target: int, bits: int) -> list[PeerId]:
         """All peers that share at least `bits` leading bits with `target`."""
         low, high = self._range(target, bits)
@@ -108,7 +117,8 @@ class PeerIndex:
 
     def _smallest_range_with(self, target: int, count: int) -> tuple[int, int]:
         """The range of the longest prefix of `target` that at least `count` peers share."""
-        shallow, deep = 0, BITS
+        # Peers are spread evenly: a range this deep holds a handful, and a wider one is right too.
+        shallow, deep = 0, min(BITS, len(self._positions).bit_length() + 4)
         best = (0, len(self._positions))
         while shallow < deep:
             middle = (shallow + deep + 1) // 2

@@ -9,6 +9,7 @@ some minutes. A node that has no full bucket (any mesh smaller than k) knows eve
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from .contacts import Contacts
 from .counters import Counters
 from .fanout import Fanout
 from .host import Host
-from .keyspace import PeerIndex, common_bits, peer_position
+from .keyspace import BITS, PeerIndex, common_bits, peer_position
 from .peer_id import PeerId
 from .records_wire import MAX_TARGETS, Neighbours
 from .settings import DhtSettings
@@ -43,8 +44,9 @@ class _Claim:
     known: frozenset[PeerId]
     at: float
 
-    def covers(self, target: int) -> bool:
-        return common_bits(peer_position(self.peer), target) >= self.bits
+
+def _prefix(target: int, bits: int) -> int:
+    return target >> (BITS - bits)
 
 
 class Locator:
@@ -75,21 +77,23 @@ class Locator:
 
     def known(self, targets: Iterable[int]) -> dict[int, list[PeerId]]:
         """As `locate`, from what is known now."""
-        index = self._index()
+        index = self.index()
         return {target: index.closest(target, self._settings.k) for target in targets}
 
     def everyone(self) -> set[PeerId]:
         """All peers taken into account, without ourselves and those believed down."""
         pool = set(self._contacts.table)
-        for claim in self._fresh_claims():
+        for claim in self._fresh():
             pool |= claim.known
-        return {peer for peer in pool if not self._contacts.is_down(peer)} - {self._own}
+        now, health = trio.current_time(), self._contacts.health
+        return {peer for peer in pool if not health.is_down(peer, now)} - {self._own}
 
     def down(self) -> list[PeerId]:
         """Members of the routing table that nobody waits for at present."""
         return [peer for peer in self._contacts.table if self._contacts.is_down(peer)]
 
-    def _index(self) -> PeerIndex:
+    def index(self) -> PeerIndex:
+        """All peers taken into account, ourselves included."""
         return PeerIndex([*self.everyone(), self._own])
 
     async def _chart(self, targets: Sequence[int]) -> None:
@@ -107,14 +111,15 @@ class Locator:
 
     def _pick(self, targets: Sequence[int], asked: set[PeerId]) -> dict[PeerId, list[int]]:
         """Whom to ask next, about which targets: near ones, one per stretch of the keyspace."""
-        index = self._index()
-        claims = self._fresh_claims()
-        own, own_bits = peer_position(self._own), self._contacts.table.complete_bits()
+        index = self.index()
+        own_bits = self._contacts.table.complete_bits()
+        covered = Counter({(own_bits, _prefix(peer_position(self._own), own_bits)): 1})
+        covered.update((c.bits, _prefix(peer_position(c.peer), c.bits)) for c in self._fresh())
+        depths = {bits for bits, _ in covered}
         picks: dict[PeerId, list[int]] = {}
         for target in targets:
-            covering = sum(1 for claim in claims if claim.covers(target))
-            covering += common_bits(own, target) >= own_bits
-            if covering >= _CLAIMS_PER_KEY:
+            claims = sum(covered[bits, _prefix(target, bits)] for bits in depths)
+            if claims >= _CLAIMS_PER_KEY:
                 continue
             # Depths of claims differ little between nodes, so our own predicts theirs.
             served = [p for p in picks if common_bits(peer_position(p), target) >= own_bits]
@@ -155,7 +160,7 @@ class Locator:
         members = frozenset([*known, peer])
         self._claims[peer] = _Claim(peer, answer.bits, members, trio.current_time())
 
-    def _fresh_claims(self) -> list[_Claim]:
+    def _fresh(self) -> list[_Claim]:
         oldest = trio.current_time() - _CLAIM_LIFETIME if self._claims else inf
         stale = [peer for peer, claim in self._claims.items() if claim.at < oldest]
         for peer in stale:

@@ -263,7 +263,7 @@ class Publisher:
             return
         tally = _Tally({})
         own = self._chunks.own()
-        mine = [digest for digest in own if self._is_responsible(peer, chunk_position(digest))]
+        mine = self._responsible(peer, own, chunk_position)
         for start in range(0, len(mine), MAX_KEYS_PER_MESSAGE):
             batch = [(digest, own[digest]) for digest in mine[start : start + MAX_KEYS_PER_MESSAGE]]
             tally.stored.update({digest: 0 for digest, _ in batch})
@@ -276,11 +276,7 @@ class Publisher:
             self._counters.add("offers_made")
 
     async def _offer_manifests(self, peer: PeerId) -> bool:
-        digests = [
-            digest
-            for digest in self._manifests.own_digests()
-            if self._is_responsible(peer, manifest_position(digest))
-        ]
+        digests = self._responsible(peer, self._manifests.own_digests(), manifest_position)
         for digest in digests[-_OFFERED_MANIFESTS:]:
             value = self._manifests.own_value(digest)
             if value is None:
@@ -292,8 +288,12 @@ class Publisher:
                 return False
         return True
 
-    def _is_responsible(self, peer: PeerId, target: int) -> bool:
-        return peer in self._locator.known([target])[target]
+    def _responsible(
+        self, peer: PeerId, digests: Iterable[bytes], position: Callable[[bytes], int]
+    ) -> list[bytes]:
+        """Those of `digests` for which `peer` is among the k nearest."""
+        index, k = self._locator.index(), self._settings.k
+        return [d for d in digests if index.is_among_closest(peer, position(d), k)]
 
     def _forget_offers_except(self, reached: set[PeerId]) -> None:
         self._offered = {p: since for p, since in self._offered.items() if p in reached}

@@ -73,6 +73,10 @@ class Rpc:
             if not stats.borrowed_tokens and not stats.tasks_waiting:
                 self._slots.pop(peer, None)
 
+    def is_asking(self, peer: PeerId) -> bool:
+        """Whether a request to `peer` is under way."""
+        return peer in self._slots
+
     def misbehaved(self, peer: PeerId) -> None:
         """`peer` answered, and the answer cannot be true."""
         self._counters.add("peers_misbehaved")

@@ -226,7 +226,7 @@ class Dht:
         """Serve others, and begin the background work."""
         self._server.install()
         self._upkeep.start()
-        self._nursery.start_soon(self._upkeep.refresh)
+        self._nursery.start_soon(self._upkeep.find_neighbours)
 
     async def close(self) -> None:
         """Save everything, and let go of the streams."""

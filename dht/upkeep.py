@@ -30,6 +30,7 @@ from .settings import DhtSettings
 _REPEAT_SLOTS = 64
 _SAVE_TABLE = 300.0
 _MEETINGS = 8
+_INTRODUCED_WITHIN = 0.5
 _MAX_WAITING_MEETINGS = 1024
 _CATCH_UP_PAUSE = 2.0
 _REPEAT_ROW = b"repeat"
@@ -119,10 +120,14 @@ class Upkeep:
 
     async def _meet_in_turn(self, peer: PeerId) -> None:
         try:
+            if self._rpc.is_asking(peer):
+                # We dialled it ourselves, to ask something: the answer will introduce it.
+                await trio.sleep(_INTRODUCED_WITHIN)
             async with self._meetings:
-                if await self.meet(peer):
+                known = peer in self._contacts.table and not self._contacts.is_down(peer)
+                if known or await self.meet(peer):
                     await self._publisher.offer(peer)
-        except MeshError as error:
+        except Exception as error:  # noqa: BLE001 - task boundary: one peer must not end the DHT
             self._note("meet", error)
         finally:
             self._meeting.discard(peer)
@@ -149,11 +154,14 @@ class Upkeep:
             except (PeerError, MembershipError):
                 self._counters.add("pings_failed")
 
+    async def find_neighbours(self) -> None:
+        """Look ourselves up: the nearest peers answer, and learn that we are here."""
+        if len(self._contacts.table):
+            await self.walk(bytes(self._host.peer_id))
+
     async def refresh(self) -> None:
         """Look ourselves up, then a random key in every full bucket that is due."""
-        if not len(self._contacts.table):
-            return
-        await self.walk(bytes(self._host.peer_id))
+        await self.find_neighbours()
         for bucket in self._contacts.table.stale_buckets(
             trio.current_time(), 0.9 * self._settings.refresh
         ):
@@ -214,9 +222,10 @@ class Upkeep:
             await trio.sleep(period * self._rng.uniform(0.75, 1.25))
             try:
                 await task()
-            except MeshError as error:
+            except Exception as error:  # noqa: BLE001 - task boundary: the next round may do better
                 self._note(task.__name__.strip("_"), error)
 
-    def _note(self, task: str, error: MeshError) -> None:
-        self._counters.add("upkeep_failures")
-        _log.warning("dht upkeep failed", task=task, error=str(error))
+    def _note(self, task: str, error: Exception) -> None:
+        expected = isinstance(error, MeshError)
+        self._counters.add("upkeep_failures" if expected else "upkeep_crashes")
+        _log.warning("dht_upkeep_failed", task=task, error=str(error), exc_info=not expected)

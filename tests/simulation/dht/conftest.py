@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
+import msgpack
 import pytest
 import trio
 from meshnode.dht import Dht, DhtSettings, MemoryBackend, open_dht
-from meshnode.dht.keyspace import peer_position, position
+from meshnode.dht.backend import NEVER, RowKind
+from meshnode.dht.keyspace import common_bits, peer_position, position
 from meshnode.dht.peer_id import PeerId
 from meshnode.node.transport.sim import SimHost, SimLink, SimNetwork, open_sim_network
 
@@ -20,6 +22,11 @@ EPOCH = 1_800_000_000.0
 def wall_clock() -> float:
     """Unix time that follows the virtual clock."""
     return EPOCH + trio.current_time()
+
+
+def _peer_row(host: SimHost) -> bytes:
+    packed: bytes = msgpack.packb([host.addresses(), 0.02])
+    return packed
 
 
 @dataclass
@@ -84,6 +91,27 @@ class Mesh:
             await self.add()
         await trio.sleep(5)
 
+    async def populate(self, count: int) -> None:
+        """Start `count` nodes that have met before: each with k random peers per bucket saved."""
+        hosts = [self.network.add_host() for _ in range(count)]
+        rng = random.Random(count)
+        for host in hosts:
+            buckets: dict[int, list[SimHost]] = {}
+            for other in rng.sample(hosts, count):
+                bits = common_bits(peer_position(host.peer_id), peer_position(other.peer_id))
+                buckets.setdefault(bits, []).append(other)
+            backend = MemoryBackend()
+            for bits, members in buckets.items():
+                await backend.save(
+                    [
+                        (int(RowKind.PEER), bytes(m.peer_id), b"", _peer_row(m), NEVER)
+                        for m in members[: self.settings.k]
+                        if bits < 256
+                    ]
+                )
+            self.nodes.append(await self._nursery.start(self._live, host, backend, self.settings))
+        await trio.sleep(30)
+
     async def stop(self, node: MeshNode) -> None:
         """An orderly end: what is pending is saved, then the connections break."""
         self.nodes.remove(node)
@@ -112,6 +140,7 @@ async def open_mesh(
         mesh = Mesh(nursery, network, settings or DhtSettings())
         await mesh.grow(count)
         yield mesh
+        assert not [node for node in mesh.nodes if "upkeep_crashes" in node.dht.stats()]
         nursery.cancel_scope.cancel()
 
 
