@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
 import trio
@@ -212,3 +214,44 @@ async def test_a_put_cancelled_while_it_is_written_is_whole_and_others_keep_thei
             files.go.set()
         assert await store.chunks.get(digest) == content
         assert await store.chunks.get(other[0]) == other[1]
+
+
+class WatchedFiles(OsFiles):
+    """Notes the order of calls, and how many chunks the index knows at each."""
+
+    def __init__(self, index_path) -> None:
+        self.index_path = index_path
+        self.calls: list[tuple[str, int]] = []
+
+    def _note(self, call: str) -> None:
+        with closing(sqlite3.connect(self.index_path)) as db:
+            (count,) = db.execute("SELECT count(*) FROM chunks").fetchone()
+        self.calls.append((call, count))
+
+    def write(self, fd, buffers, offset):
+        self._note("write")
+        return super().write(fd, buffers, offset)
+
+    def sync(self, fd):
+        super().sync(fd)
+        self._note("sync")
+
+    def sync_directory(self, path):
+        super().sync_directory(path)
+        if self.index_path.exists():
+            self._note("sync directory")
+
+
+async def test_bytes_are_synced_before_the_index_knows_them_and_before_put_returns(tmp_path):
+    files = WatchedFiles(tmp_path / "data/index.db")
+    async with open_store(tmp_path / "data", quota=None, min_free=0, files=files) as store:
+        await store.chunks.put([chunk_of(b"one")])
+        making = [("write", 0), ("sync", 0), ("sync directory", 0)]
+        assert files.calls == [*making, ("write", 0), ("sync", 0)]
+        files.calls.clear()
+        await store.chunks.put([chunk_of(b"two"), chunk_of(b"three")])
+        assert files.calls == [("write", 1), ("sync", 1)]
+        files.calls.clear()
+        await store.chunks.delete([chunk_of(b"one")[0]])
+        assert files.calls == [("write", 3), ("sync", 3)]
+        assert await store.chunks.has([chunk_of(b"one")[0]]) == [False]
