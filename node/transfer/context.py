@@ -10,7 +10,7 @@ from typing import Protocol
 from ...config import ChunkSettings, Config
 from ...dht.peer_id import PeerId
 from ...errors import IntegrityError
-from ..exchange.stats import PeerStatsTable
+from ..exchange import PeerStatsTable
 from ..store.protocol import Buffer, ChunkStore, Digest
 from .placement import Member
 

@@ -164,8 +164,8 @@ class Staging:
             for write in writes:
                 self._write_one(write, view[write.chunk_offset :][: write.length])
 
-    def commit(self) -> None:
-        """Make symlinks, set folder modes and times, and rename into place."""
+    def finish(self) -> None:
+        """All bytes are written: make symlinks, set folder modes and times."""
         with self._explained():
             for link in self._plan.symlinks:
                 self._make_symlink(link)
@@ -173,8 +173,27 @@ class Staging:
                 path = self._at(folder.path)
                 os.chmod(path, folder.mode & 0o777)
                 os.utime(path, ns=(folder.mtime_ns, folder.mtime_ns))
-            if self._durable and self._plan.is_tree:
+
+    def flush(self) -> None:
+        """With `durable`, have what is written so far on the disk.
+
+        Can take long, and may be abandoned: it changes nothing that others see.
+        """
+        if not self._durable or not (self._plan.is_tree or self._plan.files):
+            return
+        with self._explained():
+            if self._plan.is_tree:
                 os.sync()  # one flush of the disk; one per file would be thousands
+                return
+            fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
+
+    def commit(self) -> None:
+        """Rename into place."""
+        with self._explained():
             self._rename()
             if self._durable:
                 _sync_folder(self._target.parent)
@@ -241,8 +260,6 @@ class Staging:
                     "of it does: the manifest is wrong.",
                     hint="Ask whoever made the link to put the file again.",
                 )
-            if self._durable and not self._plan.is_tree:
-                os.fdatasync(fd)
             os.fchmod(fd, file.mode & 0o777)
             if file.mtime_ns:  # zero: put from a stream, which has none
                 os.utime(fd, ns=(file.mtime_ns, file.mtime_ns))

@@ -298,7 +298,8 @@ class Fetcher:
     def _story(self, lost: _Lost) -> str:
         if not lost.answers:
             asked = len(self.finder.asked)
-            return f"{encode_cid(lost.ref.digest)}: none of {asked} peers asked has it"
+            why = f"none of {asked} peers asked has it" if asked else "no peer is reachable"
+            return f"{encode_cid(lost.ref.digest)} ({why})"
         answers = ", ".join(
             f"{peer.short}: {reason}" for peer, reason in list(lost.answers.items())[:_SHOWN_PEERS]
         )

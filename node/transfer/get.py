@@ -17,6 +17,8 @@ from .context import TransferContext
 from .destination import Staging, choose_target
 from .download import Fetcher
 from .events import Finished, ProgressMeter, ProgressSink, Started, ignore_events
+from .failures import task_group
+from .pipeline import thread_count
 from .plan import GetPlan, ReadPlan, plan_get, plan_read
 from .report import GetReport
 from .resolve import Resolver
@@ -24,8 +26,7 @@ from .stream import open_stream
 
 _T = TypeVar("_T")
 
-_EXTRA_THREADS = 2
-"""Beyond one per core: some of them wait for the disk."""
+_FLUSH_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Getter:
 
     def __init__(self, ctx: TransferContext) -> None:
         self._ctx = ctx
-        self._threads = trio.CapacityLimiter((os.cpu_count() or 1) + _EXTRA_THREADS)
+        self._threads = trio.CapacityLimiter(thread_count())
 
     async def get(
         self,
@@ -69,7 +70,7 @@ class Getter:
         meter = ProgressMeter(progress)
         fetcher = Fetcher(self._ctx, meter, self._threads, keep=options.keep)
         manifest = await Resolver(self._ctx, fetcher, self._threads).resolve(link)
-        plan = plan_get(manifest, options.path)
+        plan = await self._in_thread(partial(plan_get, manifest, options.path))
         name = options.path.rpartition(b"/")[2] if options.path else manifest.name
         target = await self._in_thread(
             partial(choose_target, destination, name, is_tree=plan.is_tree, force=options.force)
@@ -98,16 +99,22 @@ class Getter:
     async def _write(
         self, plan: GetPlan, staging: Staging, fetcher: Fetcher, meter: ProgressMeter
     ) -> None:
-        def consume(index: int, plain: bytes) -> None:
-            staging.write(plan.writes[index], plain)
-
-        def deliver(index: int, _: object) -> None:
-            written = sum(write.length for write in plan.writes[index])
-            meter.advance(nbytes=written, chunks=1)
-
         try:
             await self._in_thread(staging.prepare)
-            await fetcher.fetch(plan.chunks, consume, deliver=deliver)
+            async with task_group() as tasks:
+                flushing = _FlushAlong(staging, tasks)
+
+                def consume(index: int, plain: bytes) -> None:
+                    staging.write(plan.writes[index], plain)
+
+                def deliver(index: int, _: object) -> None:
+                    written = sum(write.length for write in plan.writes[index])
+                    meter.advance(nbytes=written, chunks=1)
+                    flushing.written(written)
+
+                await fetcher.fetch(plan.chunks, consume, deliver=deliver)
+                await self._in_thread(staging.finish)
+            await _flush(staging)
             await self._in_thread(staging.commit)
         except BaseException:
             # Also when cancelled: no thread writes any more (they are waited for), so what is
@@ -148,6 +155,34 @@ class Getter:
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         return await trio.to_thread.run_sync(work, limiter=self._threads)
+
+
+class _FlushAlong:
+    """Has a large get written to the disk while the rest is still on its way, so that little is
+    left to wait for at the end. One flush at a time."""
+
+    def __init__(self, staging: Staging, tasks: trio.Nursery) -> None:
+        self._staging = staging
+        self._tasks = tasks
+        self._pending = 0
+        self._running = False
+
+    def written(self, nbytes: int) -> None:
+        self._pending += nbytes
+        if self._pending >= _FLUSH_BYTES and not self._running:
+            self._pending = 0
+            self._running = True
+            self._tasks.start_soon(self._run)
+
+    async def _run(self) -> None:
+        await _flush(self._staging)
+        self._running = False
+
+
+async def _flush(staging: Staging) -> None:
+    # Not in the transfer's own threads, which would all end up waiting for the disk; and not
+    # waited for when cancelled, because it may take long and leaves nothing behind.
+    await trio.to_thread.run_sync(staging.flush, abandon_on_cancel=True)
 
 
 def _kind(plan: GetPlan) -> Literal["file", "folder", "symlink"]:

@@ -20,7 +20,7 @@ import trio
 from ...dht.peer_id import PeerId
 from ...errors import DeadlineError, MembershipError, MeshError, PeerError, PeerRefusedError
 from ..content import SealedChunk
-from ..exchange.messages import Reason
+from ..exchange import Reason
 from ..store.protocol import Digest
 from .budget import ByteBudget
 from .context import TransferContext
@@ -101,6 +101,8 @@ class Uploader:
     async def replace(self, digest: Digest, data: bytes) -> None:
         """Place a chunk again that has lost copies."""
         placement = self._placements[digest]
+        if not placement.settled.is_set():
+            return  # another source of this put, which shares the chunk, is at it
         placement.settled = trio.Event()
         await self._begin(digest, data, placement)
 

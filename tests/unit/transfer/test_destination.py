@@ -43,6 +43,8 @@ def test_slices_written_by_many_threads_in_any_order_make_the_file(
     with ThreadPoolExecutor(8) as threads:
         parts = [data[number * piece :][:piece] for number in order]
         list(threads.map(staging.write, [plan.writes[number] for number in order], parts))
+    staging.finish()
+    staging.flush()
     staging.commit()
     out = tmp_path / "out"
     assert out.read_bytes() == data
@@ -92,7 +94,7 @@ def _tree(depth: int) -> GetPlan:
 
 
 def test_a_very_deep_tree_of_read_only_folders_can_be_discarded(tmp_path: Path) -> None:
-    plan = _tree(1500)
+    plan = _tree(1050)
     staging = Staging(plan, tmp_path / "out", force=False, durable=False)
     staging.prepare()
     (part,) = tmp_path.iterdir()

@@ -10,13 +10,14 @@ import pytest
 import trio
 from meshnode.errors import (
     DestinationError,
+    FormatError,
     LinkError,
     NotFoundError,
     QuotaError,
     TransferError,
     WrongKeyError,
 )
-from meshnode.node.content import Link
+from meshnode.node.content import DirectoryManifest, Entry, Link, Sealer, encode_manifest
 from meshnode.node.store import MemoryStore
 from meshnode.node.transfer import GetOptions, Getter, PeerNote, Progress, PutOptions
 from trio.testing import MockClock
@@ -305,13 +306,27 @@ async def test_a_manifest_larger_than_a_root_is_fetched_level_by_level(
 ) -> None:
     root = tmp_path / "tree"
     root.mkdir()
-    for number in range(1500):
+    for number in range(1300):
         (root / f"{number:0100d}").write_bytes(b"%d" % number)
     link = await _put(mesh, root)
     assert len(mesh.dht.manifests[link.digest]) < 5000
     report = await mesh.getter().get(link, tmp_path / "out")
-    assert report.files == 1500
+    assert report.files == 1300
     assert (tmp_path / "out" / f"{77:0100d}").read_bytes() == b"77"
+
+
+@pytest.mark.parametrize("path", [b"../escape", b"/etc/escape", b"a/../../escape"])
+async def test_a_manifest_that_leads_out_of_its_folder_is_refused(
+    mesh, tmp_path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, path: bytes
+) -> None:
+    # A hostile publisher does not check what it encodes.
+    monkeypatch.setattr("meshnode.node.content.tree.canonical", lambda manifest: manifest)
+    entry = Entry(path, "symlink", 0o777, 1, target=b"x")
+    forged = encode_manifest(DirectoryManifest(b"evil", (), (entry,)), Sealer(b"\x07" * 32))
+    mesh.dht.manifests[forged.link.digest] = forged.root.data
+    with pytest.raises(FormatError):
+        await mesh.getter().get(forged.link, tmp_path / "sub")
+    assert [found.name for found in tmp_path.iterdir()] == ["home"]
 
 
 # --- the destination --------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def test_names_are_bytes_whatever_they_hold(tmp_path: Path) -> None:
 
 
 def test_a_folder_deeper_than_pythons_stack_is_walked(tmp_path: Path) -> None:
-    made = [os.path.join(tmp_path, "/".join(["d"] * depth)) for depth in range(1, 1200)]
+    made = [os.path.join(tmp_path, "/".join(["d"] * depth)) for depth in range(1, 1050)]
     for folder in made:
         os.mkdir(folder)
     try:
