@@ -6,10 +6,10 @@ failure of the peer and is a PeerError as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from ..errors import FormatError, IntegrityError, PeerError, PeerRefusedError
+from ..errors import FormatError, PeerRefusedError
 from .kad_wire import KadMessage, Kind, PeerAddresses, decode_message, encode_message
 from .keyspace import manifest_key
 from .manifests import check_manifest
@@ -29,7 +29,7 @@ from .records_wire import (
     decode_answer,
     encode_request,
 )
-from .rpc import Rpc
+from .rpc import Question, Rpc
 from .settings import KAD_PROTOCOL, MAX_KAD_FRAME, MAX_RECORDS_FRAME, RECORDS_PROTOCOL
 
 _BULK_KEYS = 64
@@ -53,13 +53,13 @@ class Client:
         self, peer: PeerId, digest: bytes
     ) -> tuple[bytes | None, tuple[PeerAddresses, ...]]:
         """The manifest, verified, if `peer` has it; and peers nearer to it."""
-        answer = await self._kad(peer, KadMessage(Kind.GET_VALUE, manifest_key(digest)))
-        if answer.value is not None:
-            try:
+
+        def check(answer: KadMessage) -> None:
+            if answer.value is not None:
                 check_manifest(digest, answer.value)
-            except IntegrityError as error:
-                self._rpc.misbehaved(peer)
-                raise PeerError(f"{peer.short} sent another manifest than asked for.") from error
+
+        request = KadMessage(Kind.GET_VALUE, manifest_key(digest))
+        answer = await self._kad(peer, request, check)
         return answer.value, answer.closer
 
     async def put_manifest(self, peer: PeerId, digest: bytes, value: bytes) -> None:
@@ -92,36 +92,31 @@ class Client:
     async def near(self, peer: PeerId, targets: Sequence[int]) -> Neighbours:
         return await self._records(peer, Near(tuple(targets)), Neighbours, len(targets))
 
-    async def _kad(self, peer: PeerId, request: KadMessage) -> KadMessage:
-        answer = await self._rpc.request(
-            peer, KAD_PROTOCOL, encode_message(request), max_answer=MAX_KAD_FRAME
-        )
-        try:
-            message = decode_message(answer)
-            if message.kind != request.kind or message.key not in (b"", request.key):
+    async def _kad(
+        self,
+        peer: PeerId,
+        request: KadMessage,
+        check: Callable[[KadMessage], None] = lambda answer: None,
+    ) -> KadMessage:
+        def decode(frame: bytes) -> KadMessage:
+            answer = decode_message(frame)
+            if answer.kind != request.kind or answer.key not in (b"", request.key):
                 raise FormatError("An answer to another question than was asked.")
-        except FormatError as error:
-            raise self._nonsense(peer, error) from error
-        return message
+            check(answer)
+            return answer
+
+        payload = encode_message(request)
+        return await self._rpc.request(peer, Question(KAD_PROTOCOL, payload, decode, MAX_KAD_FRAME))
 
     async def _records(self, peer: PeerId, request: Request, expected: type[_A], keys: int) -> _A:
-        answer = await self._rpc.request(
-            peer,
-            RECORDS_PROTOCOL,
-            encode_request(request),
-            max_answer=MAX_RECORDS_FRAME,
-            bulk=keys > _BULK_KEYS,
-        )
-        try:
-            message = decode_answer(answer, expected, keys)
-        except FormatError as error:
-            raise self._nonsense(peer, error) from error
-        if isinstance(message, Refused):
-            raise PeerRefusedError(
-                f"{peer.short} refused a DHT request: {message.reason}", reason=message.reason
-            )
-        return message
+        def decode(frame: bytes) -> _A | Refused:
+            return decode_answer(frame, expected, keys)
 
-    def _nonsense(self, peer: PeerId, error: FormatError) -> PeerError:
-        self._rpc.misbehaved(peer)
-        return PeerError(f"{peer.short} sent nonsense: {error.message}")
+        payload, bulk = encode_request(request), keys > _BULK_KEYS
+        question = Question(RECORDS_PROTOCOL, payload, decode, MAX_RECORDS_FRAME, bulk)
+        answer = await self._rpc.request(peer, question)
+        if isinstance(answer, Refused):
+            raise PeerRefusedError(
+                f"{peer.short} refused a DHT request: {answer.reason}", reason=answer.reason
+            )
+        return answer

@@ -6,7 +6,9 @@ a request on it. One request is in flight per stream, as the kad wire has no req
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import trio
 
@@ -21,6 +23,24 @@ from .settings import RPC_DEADLINE_MAX
 _KEPT_STREAMS = 2
 _IN_FLIGHT = 8
 _OPENING_ROUND_TRIPS = 4
+
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Question(Generic[_T]):
+    """What to send, and how to read what comes back.
+
+    `decode` raises FormatError for an answer that cannot be true. `bulk` requests get the longest
+    deadline, as their time is work rather than distance, and teach nothing about the round trip.
+    """
+
+    protocol: str
+    payload: bytes
+    decode: Callable[[bytes], _T]
+    max_answer: int
+    bulk: bool = False
 
 
 @dataclass(slots=True)
@@ -41,26 +61,22 @@ class Rpc:
         self._kept: dict[tuple[PeerId, str], list[_Line]] = {}
         self._slots: dict[PeerId, trio.CapacityLimiter] = {}
 
-    async def request(
-        self, peer: PeerId, protocol: str, payload: bytes, *, max_answer: int, bulk: bool = False
-    ) -> bytes:
-        """Send `payload`, return the answer's frame.
-
-        `bulk` requests get the longest deadline, as their time is work rather than distance, and
-        teach nothing about the round trip.
+    async def request(self, peer: PeerId, question: Question[_T]) -> _T:
+        """Ask `peer`; returns the decoded answer.
 
         Raises:
-            PeerError: unreachable, reset, late, or an answer that is no frame; the peer has been
-                demoted.
+            PeerError: unreachable, reset, late, or an answer that does not decode; the peer has
+                been demoted.
             MembershipError: not in our mesh; likewise.
         """
         self._counters.add("rpcs_sent")
         slots = self._slots.setdefault(peer, trio.CapacityLimiter(_IN_FLIGHT))
         try:
             async with slots:
-                return await self._within_deadline(peer, protocol, payload, max_answer, bulk)
+                return await self._within_deadline(peer, question)
         except FormatError as error:
-            self.misbehaved(peer)
+            self._counters.add("peers_misbehaved")
+            self._contacts.failed(peer, weight=2)
             raise PeerError(f"{peer.short} sent nonsense: {error.message}") from error
         except trio.TooSlowError:
             self._failed(peer, "rpcs_late")
@@ -77,11 +93,6 @@ class Rpc:
         """Whether a request to `peer` is under way."""
         return peer in self._slots
 
-    def misbehaved(self, peer: PeerId) -> None:
-        """`peer` answered, and the answer cannot be true."""
-        self._counters.add("peers_misbehaved")
-        self._contacts.failed(peer, weight=2)
-
     async def dropped(self, peer: PeerId) -> None:
         """The connection to `peer` is gone, and its streams with it."""
         for key in [key for key in self._kept if key[0] == peer]:
@@ -96,40 +107,36 @@ class Rpc:
         self._counters.add(count)
         self._contacts.failed(peer)
 
-    async def _within_deadline(
-        self, peer: PeerId, protocol: str, payload: bytes, max_answer: int, bulk: bool
-    ) -> bytes:
-        line = self._take(peer, protocol)
+    async def _within_deadline(self, peer: PeerId, question: Question[_T]) -> _T:
+        line = self._take(peer, question.protocol)
         connected = peer in self._host.connected_peers()
         deadline = self._contacts.health.deadline(peer)
         if line is None:
             deadline = min(deadline * _OPENING_ROUND_TRIPS, RPC_DEADLINE_MAX)
-        if bulk or not connected:
+        if question.bulk or not connected:
             deadline = RPC_DEADLINE_MAX
         with trio.fail_after(deadline):
             if line is not None:
                 try:
-                    return await self._exchange(line, peer, protocol, payload, bulk)
+                    return await self._exchange(line, peer, question)
                 except PeerError:
                     # A kept stream may have died while idle; a fresh one tells.
                     self._counters.add("streams_reopened")
-            stream = await self._host.open_stream(peer, protocol)
-            line = _Line(stream, FrameReader(stream, max_answer))
-            return await self._exchange(line, peer, protocol, payload, bulk)
+            stream = await self._host.open_stream(peer, question.protocol)
+            line = _Line(stream, FrameReader(stream, question.max_answer))
+            return await self._exchange(line, peer, question)
 
-    async def _exchange(
-        self, line: _Line, peer: PeerId, protocol: str, payload: bytes, bulk: bool
-    ) -> bytes:
+    async def _exchange(self, line: _Line, peer: PeerId, question: Question[_T]) -> _T:
         began = trio.current_time()
         try:
-            await line.stream.write(encode_frame(payload))
-            answer = await line.reader.read()
+            await line.stream.write(encode_frame(question.payload))
+            answer = question.decode(await line.reader.read())
         except BaseException:
             with trio.CancelScope(shield=True):
                 await line.stream.reset()
             raise
-        self._contacts.answered(peer, None if bulk else trio.current_time() - began)
-        await self._give_back(line, peer, protocol)
+        self._contacts.answered(peer, None if question.bulk else trio.current_time() - began)
+        await self._give_back(line, peer, question.protocol)
         return answer
 
     def _take(self, peer: PeerId, protocol: str) -> _Line | None:
