@@ -60,7 +60,9 @@ class Link:
         text = text.strip()
         if not text.startswith(SCHEME):
             shown = text.partition("#")[0][:12]  # a key on its own must not be shown whole
-            raise LinkError(f"{shown!r} is not a link: it does not begin with '{SCHEME}'.")
+            raise LinkError(
+                f"{shown!r} is not a link: it does not begin with '{SCHEME}'.", hint=_HINT
+            )
         cid, mark, key = text.removeprefix(SCHEME).partition("#")
         digest = decode_cid(cid)
         if not mark:

@@ -17,6 +17,7 @@ from ...dht.peer_id import PeerId
 from ...errors import StoreError, TransferError
 from ..exchange import Kept
 from ..store import Store
+from ..store.holds import NO_ROOT
 from .announcer import Announcer
 
 _FOREVER = math.inf
@@ -52,19 +53,36 @@ class Promises:
         self._dht = dht
         self._announcer = announcer
         self._lock = trio.Lock()
+        self._unwritten: dict[tuple[PeerId, bytes], float] = {}
 
     async def keep_for_peer(self, kept: Kept) -> None:
-        """A peer put a chunk here: write down what its receipt is about to promise.
+        """A peer put a chunk here: write down, durably, what its receipt is about to promise.
+
+        Promises that arrive while others are being written down go together in the next
+        transaction: waiting for the disk is what costs, not rows.
 
         Raises:
             StoreError: the chunk was removed meanwhile; no receipt may be given.
         """
+        self._unwritten[kept.owner, kept.digest] = float(kept.until)
         async with self._lock:
-            await self._store.holds.add(kept.owner, [kept.digest], float(kept.until))
+            if (kept.owner, kept.digest) in self._unwritten:
+                await self._write_down()
             if not all(await self._store.chunks.has([kept.digest])):
                 raise StoreError(f"Chunk {kept.digest.hex()[:16]} was removed meanwhile.")
         if kept.new:
             self._announcer.add([(kept.digest, kept.size)])
+
+    async def _write_down(self) -> None:
+        batch, self._unwritten = self._unwritten, {}
+        try:
+            await self._store.holds.add_many(
+                [(digest, owner, NO_ROOT, until) for (owner, digest), until in batch.items()]
+            )
+        except BaseException:
+            # The others in the batch must not take their promises for written.
+            self._unwritten = {**batch, **self._unwritten}
+            raise
 
     async def release_for_peer(self, owner: PeerId, digests: Sequence[bytes]) -> int:
         """A peer no longer wants these chunks kept; returns how many were kept for it."""

@@ -2,8 +2,8 @@
 
 A chunk has any number of holds (digest, owner, root): the node's own puts hold it for the root of
 their link, a peer's PUT holds it for that peer (root empty: what it belongs to is the peer's
-affair). What has no hold left may go. Dropping a hold is durable before anything is deleted for
-it; adding one need not be, because a chunk without a hold is kept until somebody drops the last.
+affair). What has no hold left may go; so a hold is durable before its promise is given, and a drop
+is durable before anything is deleted for it. A chunk that never had a hold is kept.
 """
 
 from __future__ import annotations
@@ -15,6 +15,11 @@ from .protocol import Digest
 from .tables import Table
 
 NO_ROOT = b""
+UNKNOWN_OWNER = b""
+"""Holds what was found in the segments after the table of holds was lost: see `opening`."""
+
+Hold = tuple[Digest, bytes, bytes, float]
+"""digest, owner, root, until (seconds since the epoch)."""
 
 
 class HoldTable(Table):
@@ -24,10 +29,13 @@ class HoldTable(Table):
         self, owner: bytes, digests: Iterable[Digest], until: float, *, root: bytes = NO_ROOT
     ) -> None:
         """Hold chunks for `owner` until a Unix time; a longer hold is never shortened."""
-        rows = [(digest, owner, root, until) for digest in digests]
+        await self.add_many([(digest, owner, root, until) for digest in digests])
+
+    async def add_many(self, rows: Sequence[Hold]) -> None:
+        """Add holds in one transaction; durable when this returns."""
 
         def work() -> None:
-            with self._database.write() as db:
+            with self._database.write(durable=True) as db:
                 db.executemany(
                     "INSERT INTO holds VALUES (?, ?, ?, ?) ON CONFLICT (digest, owner, root)"
                     " DO UPDATE SET until = max(until, excluded.until)",

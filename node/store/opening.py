@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import trio
 from .database import Database, open_database
 from .files import Files, OsFiles, disk_error
 from .gate import Gate
-from .holds import HoldTable
+from .holds import NO_ROOT, UNKNOWN_OWNER, HoldTable
 from .index import Index
 from .layout import Layout, prepare
 from .lock import exclusive_lock
@@ -24,6 +25,8 @@ from .tables import KeyValue, RecordTable
 from .writer import Limits, Writer
 
 SEGMENT_BYTES = 256 * 1024 * 1024
+LONGEST_LEASE_SECS = 90 * 86_400.0
+"""The longest promise a peer may have been given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,11 @@ def _open(
     stack.callback(segment_files.close)
     tail = Tail(layout, files, segment_files, store_id, segment_bytes)
     recovery = Recovery(layout, files, segment_files, index, store_id, segment_bytes)
+    with database.read() as db:
+        had_chunks = db.execute("SELECT 1 FROM chunks LIMIT 1").fetchone() is not None
     ledger = recovery.run(tail)
+    if not had_chunks:
+        _hold_for_unknown_owners(database)
     writer = Writer(layout, files, segment_files, tail, index, ledger, limits, store_id)
     chunks = SegmentStore(
         layout=layout,
@@ -130,3 +137,17 @@ def _open(
     records = RecordTable(database, gate, threads.reads)
     holds = HoldTable(database, gate, threads.reads)
     return Store(chunks, records, holds, database, gate, threads.reads)
+
+
+def _hold_for_unknown_owners(database: Database) -> None:
+    """After an index was rebuilt: its holds are lost, so what was promised to whom is not known.
+
+    Every chunk found is held for nobody in particular, so that an owner who takes back his own
+    promise cannot take away a chunk that was promised to another one too.
+    """
+    until = time.time() + LONGEST_LEASE_SECS
+    with database.write(durable=True) as db:
+        db.execute(
+            "INSERT OR IGNORE INTO holds SELECT digest, ?, ?, ? FROM chunks",
+            (UNKNOWN_OWNER, NO_ROOT, until),
+        )
