@@ -95,7 +95,6 @@ class Publisher:
         manifests: ManifestStore,
         settings: DhtSettings,
         counters: Counters,
-        wall_clock: Callable[[], float],
     ) -> None:
         self._own = host.peer_id
         self._contacts = contacts
@@ -105,7 +104,6 @@ class Publisher:
         self._manifests = manifests
         self._settings = settings
         self._counters = counters
-        self._wall_clock = wall_clock
         self._offered: dict[PeerId, float] = {}
         """Peers that have all they are responsible for, and since when (trio time)."""
 
@@ -121,9 +119,8 @@ class Publisher:
         for digest, size in held.items():
             if len(digest) != DIGEST_BYTES or not 0 <= size < 2**32:
                 raise UsageError(f"{digest[:40].hex()} of {size} bytes is not a chunk.")
-        expires = self._wall_clock() + self._settings.record_ttl
         for digest, size in held.items():
-            self._chunks.put(self._own, self._settings.zone, digest, size, expires)
+            self._chunks.hold(digest, size)
         return held
 
     async def spread(self, held: Mapping[bytes, int]) -> AnnounceReport:
@@ -152,7 +149,7 @@ class Publisher:
 
     async def withdraw(self, digests: Sequence[bytes]) -> None:
         """Stop holding `digests`, and tell the peers that were told."""
-        self._chunks.withdraw(self._own, digests)
+        self._chunks.let_go(digests)
         for digest in digests:
             self._manifests.forget_own(digest)
         position_of = {digest: chunk_position(digest) for digest in digests}

@@ -1,8 +1,8 @@
 """Who holds which chunk, as this node keeps it for the mesh. In memory, written behind.
 
-Bounded per publisher and in all: see `eviction`. Our own records (`publisher` is our id) are
-neither bounded nor evicted. A record takes about 350 bytes of memory; that is why records are
-tuples in plain dictionaries.
+Bounded per publisher and in all: see `eviction`. Our own chunks are kept apart, neither bounded nor
+evicted. A record takes about 350 bytes of memory; that is why records are tuples in plain
+dictionaries.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Share:
 
 
 class ChunkRecords:
-    """Chunk records by digest and by publisher.
+    """Chunk records by digest and by publisher; and the chunks we hold ourselves.
 
     Invariant: `peer in _holders[digest]` exactly when `digest in _shares[peer].chunks`.
     """
@@ -53,62 +53,67 @@ class ChunkRecords:
     def __init__(
         self, own: PeerId, settings: DhtSettings, rows: RowWriter, counters: Counters
     ) -> None:
-        self._own = own
+        self._own_id = own
         self._own_position = peer_position(own)
         self._settings = settings
         self._rows = rows
         self._counters = counters
+        self._own: dict[bytes, int] = {}
         self._shares: dict[PeerId, _Share] = {}
         self._holders: dict[bytes, tuple[PeerId, ...]] = {}
         self._farthest = FarthestFirst(self._own_position, chunk_position)
-        self._foreign = 0
+        self._count = 0
 
     def __len__(self) -> int:
         """Records of others kept here."""
-        return self._foreign
+        return self._count
 
     def own(self) -> dict[bytes, int]:
-        """digest -> stored size of every chunk we announced."""
-        share = self._shares.get(self._own)
-        return {} if share is None else {d: size for d, (size, _) in share.chunks.items()}
+        """digest -> stored size of every chunk we announced: a copy."""
+        return dict(self._own)
 
-    def own_digests(self) -> list[bytes]:
-        share = self._shares.get(self._own)
-        return [] if share is None else list(share.chunks)
+    @property
+    def own_count(self) -> int:
+        return len(self._own)
 
-    def own_size(self, digest: bytes) -> int | None:
-        share = self._shares.get(self._own)
-        entry = None if share is None else share.chunks.get(digest)
-        return None if entry is None else entry[0]
+    def hold(self, digest: bytes, size: int) -> None:
+        """We hold this chunk ourselves."""
+        self._own[digest] = size
+        self._rows.save(RowKind.OWN_CHUNK, digest, b"", _SIZE.pack(size), NEVER)
+
+    def let_go(self, digests: Iterable[bytes]) -> None:
+        """We no longer hold these chunks."""
+        for digest in digests:
+            if self._own.pop(digest, None) is not None:
+                self._rows.delete(RowKind.OWN_CHUNK, digest, b"")
 
     def put(
         self, publisher: PeerId, zone: str, digest: bytes, size: int, expires: float
     ) -> Verdict:
-        """Keep or refresh one record; the caller has authenticated `publisher`."""
+        """Keep or refresh another peer's record; the caller has authenticated `publisher`."""
         share = self._share(publisher, zone)
-        verdict = Verdict.STORED
-        if publisher == self._own:
-            self._rows.save(RowKind.OWN_CHUNK, digest, b"", _SIZE.pack(size), NEVER)
-        else:
-            if digest not in share.chunks:
-                verdict = self._room_for(share, digest)
+        if digest not in share.chunks:
+            verdict = self._room_for(share, digest)
             if verdict is not Verdict.STORED:
                 self._counters.add("records_refused")
                 return verdict
-            value = _SIZE.pack(size) + zone.encode()
-            self._rows.save(RowKind.CHUNK, digest, publisher, value, expires)
+        value = _SIZE.pack(size) + zone.encode()
+        self._rows.save(RowKind.CHUNK, digest, publisher, value, expires)
         self._insert(publisher, share, digest, size, expires)
-        return verdict
+        return Verdict.STORED
 
     def holders(self, digest: bytes, now: float) -> list[ChunkRecord]:
         """Everyone known to hold `digest`, longest-lived record first."""
         out: list[ChunkRecord] = []
+        if (own_size := self._own.get(digest)) is not None:
+            settings = self._settings
+            out.append(
+                ChunkRecord(self._own_id, own_size, settings.zone, now + settings.record_ttl)
+            )
         for peer in self._holders.get(digest, ()):
             share = self._shares[peer]
             size, expires = share.chunks[digest]
-            if peer == self._own:
-                out.append(ChunkRecord(peer, size, self._settings.zone, self._own_expiry(now)))
-            elif expires > now:
+            if expires > now:
                 out.append(ChunkRecord(peer, size, share.zone, expires))
         return sorted(out, key=lambda record: record.expires, reverse=True)
 
@@ -125,7 +130,6 @@ class ChunkRecords:
         expired = [
             (publisher, digest)
             for publisher, share in self._shares.items()
-            if publisher != self._own
             for digest, (_, expires) in share.chunks.items()
             if expires <= now
         ]
@@ -141,16 +145,13 @@ class ChunkRecords:
                 continue
             (size,) = _SIZE.unpack_from(value)
             if kind == RowKind.OWN_CHUNK:
-                self._insert(self._own, self._share(self._own, ""), digest, size, NEVER)
+                self._own[digest] = size
             elif kind == RowKind.CHUNK and expires > now:
                 zone = value[_SIZE.size :].decode("utf-8", "replace")[:MAX_ZONE_CHARS]
                 peer = PeerId(publisher)
                 self._insert(peer, self._share(peer, zone), digest, size, expires)
             elif kind == RowKind.CHUNK:
                 self._rows.delete(RowKind.CHUNK, digest, publisher)
-
-    def _own_expiry(self, now: float) -> float:
-        return now + self._settings.record_ttl
 
     def _share(self, publisher: PeerId, zone: str) -> _Share:
         share = self._shares.get(publisher)
@@ -168,16 +169,12 @@ class ChunkRecords:
                 return Verdict.PEER_FULL
             publisher = next(p for p in self._holders[far] if self._shares[p] is share)
             self._evict(publisher, far)
-        while self._foreign >= self._settings.max_records:
+        while self._count >= self._settings.max_records:
             far = self._farthest.make_room(self._holders, digest)
             if far is None:
                 return Verdict.FAR
-            foreign = [peer for peer in self._holders[far] if peer != self._own]
-            for publisher in foreign:
+            for publisher in self._holders[far]:
                 self._evict(publisher, far)
-            if not foreign:
-                # Only we hold it: our own records stay, and nothing farther can be given up.
-                return Verdict.FAR
         return Verdict.STORED
 
     def _insert(
@@ -189,8 +186,7 @@ class ChunkRecords:
             share.farthest.added(digest)
             if not known:
                 self._farthest.added(digest)
-            if publisher != self._own:
-                self._foreign += 1
+            self._count += 1
         share.chunks[digest] = (size, expires)
 
     def _evict(self, publisher: PeerId, digest: bytes) -> None:
@@ -204,8 +200,5 @@ class ChunkRecords:
             self._holders[digest] = left
         else:
             del self._holders[digest]
-        if publisher == self._own:
-            self._rows.delete(RowKind.OWN_CHUNK, digest, b"")
-        else:
-            self._foreign -= 1
-            self._rows.delete(RowKind.CHUNK, digest, publisher)
+        self._count -= 1
+        self._rows.delete(RowKind.CHUNK, digest, publisher)

@@ -65,7 +65,6 @@ class Dht:
             manifests,
             settings,
             counters,
-            wall_clock,
         )
         self._finder = Finder(
             host,
@@ -199,7 +198,7 @@ class Dht:
             **self._counters.snapshot(),
             "table_peers": len(self._contacts.table),
             "chunk_records": len(self._chunks),
-            "own_chunks": len(self._chunks.own_digests()),
+            "own_chunks": self._chunks.own_count,
             "manifests": len(self._manifests),
             "own_manifests": len(self._manifests.own_digests()),
             "manifest_bytes": self._manifests.kept_bytes,

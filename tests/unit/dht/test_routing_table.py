@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from meshnode.dht.keyspace import common_bits, peer_position, position
+from meshnode.dht.peer_id import PeerId
+from meshnode.dht.routing_table import RoutingTable
+
+OWN = PeerId.from_ed25519(b"\0" * 32)
+PEERS = [PeerId.from_ed25519(i.to_bytes(32, "big")) for i in range(1, 41)]
+
+events = st.lists(
+    st.tuples(st.sampled_from(["seen", "seen", "seen", "demote", "evict"]), st.sampled_from(PEERS)),
+    max_size=150,
+)
+
+
+class NaiveTable:
+    """The rules of the paper, with lists."""
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+        self.members: dict[int, list[PeerId]] = {}
+        self.waiting: dict[int, list[PeerId]] = {}
+
+    def apply(self, event: str, peer: PeerId) -> None:
+        bits = common_bits(peer_position(OWN), peer_position(peer))
+        members, waiting = self.members.setdefault(bits, []), self.waiting.setdefault(bits, [])
+        member = peer in members
+        if event == "seen":
+            if member or len(members) < self.k:
+                members[:] = [p for p in members if p != peer] + [peer]
+                waiting[:] = [p for p in waiting if p != peer]
+            else:
+                waiting[:] = ([p for p in waiting if p != peer] + [peer])[-self.k :]
+        else:
+            waiting[:] = [p for p in waiting if p != peer]
+            members[:] = [p for p in members if p != peer]
+            if event == "demote" and member:
+                members.insert(0, peer)
+            elif member and waiting:
+                members.insert(0, waiting.pop())
+
+
+@settings(deadline=None, max_examples=150)
+@given(events, st.integers(min_value=1, max_value=4))
+def test_the_table_follows_the_naive_model_event_by_event(
+    happened: list[tuple[str, PeerId]], k: int
+) -> None:
+    table, naive = RoutingTable(OWN, k), NaiveTable(k)
+    for now, (event, peer) in enumerate(happened):
+        if event == "seen":
+            table.seen(peer, now)
+        elif event == "demote":
+            table.demote(peer)
+        else:
+            table.evict(peer)
+        naive.apply(event, peer)
+        expected = [p for members in naive.members.values() for p in members]
+        assert set(table) == set(expected)
+        assert len(table) == len(expected)
+        oldest = {members[0] for members in naive.members.values() if members}
+        assert set(table.questionable(10**9, 0)) == oldest
+    for target in (0, position(b"x")):
+        nearest = sorted(table, key=lambda p: peer_position(p) ^ target)
+        assert table.closest(target, 3) == nearest[:3]
+
+
+def test_we_never_enter_our_own_table() -> None:
+    table = RoutingTable(OWN, 2)
+    assert not table.seen(OWN, 0.0)
+    assert OWN not in table
+
+
+def test_fewer_than_k_peers_are_the_whole_mesh_and_more_are_not() -> None:
+    table = RoutingTable(OWN, 5)
+    for peer in PEERS[:4]:
+        table.seen(peer, 0.0)
+    assert table.complete_bits() == 0
+    for peer in PEERS:
+        table.seen(peer, 0.0)
+    bits = table.complete_bits()
+    assert bits > 0
+    inside = [p for p in PEERS if common_bits(peer_position(p), peer_position(OWN)) >= bits]
+    assert set(inside) <= set(table)
+
+
+def test_full_buckets_are_due_for_refresh_and_their_keys_fall_into_them() -> None:
+    table = RoutingTable(OWN, 3)
+    for peer in PEERS:
+        table.seen(peer, 0.0)
+    due = table.stale_buckets(100.0, 50.0)
+    assert due
+    for bucket in due:
+        key = table.key_in(bucket, random.Random(1))
+        assert common_bits(position(key), peer_position(OWN)) == bucket
+        table.refreshed(bucket, 100.0)
+    assert table.stale_buckets(120.0, 50.0) == []
+    assert table.stale_buckets(150.0, 50.0) == due
