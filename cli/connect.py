@@ -70,21 +70,35 @@ def check_initialised(config: Config) -> None:
 
 
 def lock_holder(lock_file: Path) -> int | None:
-    """The process that holds the node's lock; None when nobody does, 0 when it did not say."""
+    """The process that holds the node's lock; None when nobody does."""
     try:
         descriptor = os.open(lock_file, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
+        owner = os.pread(descriptor, _MAX_PID_BYTES, 0).strip()
+        # Only then is the lock itself tried: to try a free one is to hold it for a moment, and a
+        # node that starts in that moment would find it taken.
+        if not (owner.isdigit() and _is_alive(int(owner))):
+            return None
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        owner = os.pread(descriptor, _MAX_PID_BYTES, 0).strip()
-        return int(owner) if owner.isdigit() else 0
+        return int(owner)
     except OSError:
         return None
     finally:
         os.close(descriptor)
     return None
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _running(config: Config) -> HttpClient | None:
@@ -104,9 +118,8 @@ def _running(config: Config) -> HttpClient | None:
         if holder is None:
             return None
         if time.monotonic() > deadline:
-            who = f"process {holder}" if holder else "another process"
             raise StoreLockedError(
-                f"{config.paths.home} is in use by {who}, and it does not answer on "
+                f"{config.paths.home} is in use by process {holder}, and it does not answer on "
                 f"{config.paths.socket}.",
                 hint="If it is a single meshnode command, wait for it; if it is a node that "
                 "hangs, end it with `meshnode stop`.",

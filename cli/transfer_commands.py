@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import EXIT_FAILED, EXIT_OK, TransferError, UsageError
+from ..errors import EXIT_FAILED, EXIT_OK, DestinationError, TransferError, UsageError
 from ..node.api.text_paths import text_of_path
 from .client import Client, JsonObject, OnEvent
 from .connect import connect
@@ -121,12 +121,25 @@ def _copy_to_stdout(
     request: JsonObject = {"link": link, "offset": offset, "length": length}
     if path:
         request["path"] = text_of_path(path)
-    stdout = sys.stdout.buffer
+    client = connect(invocation)
     try:
-        connect(invocation).cat(request, stdout.write)
+        client.cat(request, _write_to_stdout)
     finally:
-        stdout.flush()
+        _write_to_stdout(b"")
     return EXIT_OK
+
+
+def _write_to_stdout(piece: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise DestinationError(
+            f"Standard output cannot be written: {error.strerror or error}.",
+            hint="Free some space, or write to another place.",
+        ) from error
 
 
 def _check_sources(paths: tuple[str, ...], name: str | None) -> None:

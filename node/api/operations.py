@@ -12,11 +12,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from stat import S_ISDIR, S_ISLNK, S_ISREG
 
 import trio
 
 from ...config import entries
-from ...errors import UsageError
+from ...errors import DestinationError, UsageError
 from ..content import CHUNKER_KINDS, CompressionMode, Link
 from ..transfer import GetOptions, PutOptions, Source, StreamSource, TransferEvent
 from .error_json import as_mesh_error, error_to_json
@@ -65,6 +66,7 @@ async def get(node: NodeFace, request: object, emit: Emit) -> JsonObject:
     destination = Path(fields.absolute_path("destination"))
     options = GetOptions(path=fields.inner_path("path"), force=fields.flag("force"))
     fields.done()
+    await trio.to_thread.run_sync(_refuse_special_file, destination)
     return (await node.get(link, destination, options, _sink(emit))).to_json()
 
 
@@ -168,6 +170,19 @@ def _put_options(fields: Fields) -> PutOptions:
         compression=_COMPRESSIONS[compression] if compression else None,
         public=fields.flag("public"),
     )
+
+
+def _refuse_special_file(destination: Path) -> None:
+    """To replace a file is to give its name to another: --force must not do that to a device."""
+    try:
+        mode = destination.lstat().st_mode
+    except (OSError, ValueError):
+        return  # not there, or not reachable: the get itself says so
+    if not (S_ISREG(mode) or S_ISDIR(mode) or S_ISLNK(mode)):
+        raise DestinationError(
+            f"{destination} is neither a file nor a folder; nothing was written.",
+            hint="Write to a file, or to standard output with `-o -`.",
+        )
 
 
 def _link(fields: Fields) -> Link:

@@ -83,6 +83,16 @@ async def test_a_get_passes_its_options_on(api: httpx.AsyncClient, node: FakeNod
     assert node.calls == [("get", LINK, Path("/to/there"), options)]
 
 
+async def test_a_special_file_is_never_a_destination(
+    api: httpx.AsyncClient, node: FakeNode, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    request = {"link": str(LINK), "destination": str(tmp_path / "pipe"), "force": True}
+    answer = await api.post("/get", json=request)
+    assert error(answer)["code"] == "destination"
+    assert node.calls == []
+
+
 async def test_paths_that_are_not_utf8_reach_the_node_as_they_are(
     api: httpx.AsyncClient, node: FakeNode
 ) -> None:

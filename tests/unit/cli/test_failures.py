@@ -123,13 +123,21 @@ def test_a_process_that_has_the_home_and_does_not_answer_is_named(
 ) -> None:
     monkeypatch.setattr(connect, "_SETTLE_SECS", 0.1)
     with embedded.config.paths.lock_file.open("w") as lock:
-        lock.write("4242\n")
+        lock.write(f"{os.getpid()}\n")
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = run("put", "/a")
     assert done.code == 5
-    assert "process 4242" in done.err
+    assert f"process {os.getpid()}" in done.err
     assert embedded.calls == []
+
+
+@pytest.mark.parametrize("content", ["", "junk", "99999999999999999999\n", f"{os.getpid()}\n"])
+def test_a_lock_file_nobody_holds_is_in_nobodys_way(
+    run: Run, embedded: FakeNode, content: str
+) -> None:
+    embedded.config.paths.lock_file.write_text(content)
+    assert run("put", "/a").code == 0
 
 
 def test_a_node_that_says_nothing_is_given_up(

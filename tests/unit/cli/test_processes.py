@@ -152,6 +152,15 @@ def test_a_reader_that_has_enough_ends_cat_quietly(served: FakeNode) -> None:
     assert process.wait(30) == 141
 
 
+def test_a_full_disk_behind_standard_output_is_told(served: FakeNode) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*MESHNODE, "cat", str(LINK)], stdout=full, stderr=-1, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: Standard output cannot be written: No space left")
+
+
 def test_a_terminal_sees_a_bar_and_a_pipe_does_not(served: FakeNode) -> None:
     served.events = [Started("big.iso", 2_000_000, 1), Progress(1_000_000, 1)]
     code, seen = on_terminal(["put", "/big.iso"])
