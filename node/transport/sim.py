@@ -344,6 +344,8 @@ class SimHost:
             try:
                 await self.running()
                 await handler(stream)
+            except PeerError:
+                await stream.reset()
             except Exception as error:  # noqa: BLE001 - task boundary: a handler ends alone
                 self.handler_failures += 1
                 _log.debug("stream_handler_failed", protocol=stream.protocol, error=repr(error))

@@ -111,11 +111,13 @@ class SimStream:
         "_failure",
         "_host",
         "_inbox",
-        "_lot",
         "_open_window",
         "_peer_host",
         "_protocol",
+        "_readable",
+        "_reading",
         "_twin",
+        "_writable",
         "inbound",
     )
 
@@ -132,7 +134,9 @@ class SimStream:
         self._open_window = connection.ways[host.peer_id].link.window
         self._failure: str | None = None
         self._closed = False
-        self._lot = trio.lowlevel.ParkingLot()
+        self._readable = trio.lowlevel.ParkingLot()
+        self._writable = trio.lowlevel.ParkingLot()
+        self._reading: trio.CancelScope | None = None
         self.inbound = inbound
         connection.streams.add(self)
 
@@ -155,7 +159,15 @@ class SimStream:
         return self._protocol
 
     def wake(self) -> None:
-        self._lot.unpark_all()
+        self._readable.unpark_all()
+        self._writable.unpark_all()
+
+    def _deliver(self, arrival: float, data: bytes) -> None:
+        """Put bytes (or the end of the stream) under way to this end's reader."""
+        self._inbox.append((arrival, data))
+        if self._reading is not None and not self._blocked():
+            # The reader sleeps until then: waking it now would only make it look at the clock.
+            self._reading.deadline = min(self._reading.deadline, arrival)
 
     def break_off(self, why: str) -> None:
         """Fail this end: whatever it reads or writes from now on is a PeerError."""
@@ -177,11 +189,13 @@ class SimStream:
                 if arrival <= trio.current_time() and not self._blocked():
                     return self._pop(max_bytes)
                 deadline = float("inf") if self._blocked() else arrival
-                with trio.move_on_at(deadline):
-                    await self._lot.park()
+                with trio.move_on_at(deadline) as self._reading:
+                    await self._readable.park()
         except trio.Cancelled:
             self._reset_now()
             raise
+        finally:
+            self._reading = None
 
     def _pop(self, max_bytes: int) -> bytes:
         arrival, data = self._inbox.popleft()
@@ -193,7 +207,7 @@ class SimStream:
             data = data[:max_bytes]
         back = self._connection.ways[self._host.peer_id].delay()
         self._twin._credits.append((trio.current_time() + back, len(data)))
-        self._twin.wake()
+        self._twin._writable.unpark_all()
         return data
 
     async def write(self, data: Buffer) -> None:
@@ -206,8 +220,7 @@ class SimStream:
                 size = min(room, _SEGMENT, len(view))
                 self._open_window -= size
                 arrival = self._connection.ways[self._host.peer_id].transmit(size)
-                self._twin._inbox.append((arrival, bytes(view[:size])))
-                self._twin.wake()
+                self._twin._deliver(arrival, bytes(view[:size]))
                 view = view[size:]
             self._check_writable()
         except trio.Cancelled:
@@ -232,7 +245,7 @@ class SimStream:
                 )
             coming = self._credits[0][0] if self._credits else float("inf")
             with trio.move_on_at(min(stall, coming)):
-                await self._lot.park()
+                await self._writable.park()
 
     def _blocked(self) -> bool:
         return self._host.network.blocked(self._host, self._peer_host)
@@ -250,8 +263,7 @@ class SimStream:
         if self._failure is None and not self._closed:
             self._closed = True
             arrival = self._connection.ways[self._host.peer_id].transmit(0)
-            self._twin._inbox.append((arrival, b""))
-            self._twin.wake()
+            self._twin._deliver(arrival, b"")
             if self._twin._closed:
                 self._connection.streams.discard(self)
                 self._connection.streams.discard(self._twin)

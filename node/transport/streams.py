@@ -312,9 +312,12 @@ class StreamPool:
                 await self._drop_aged()
 
     async def aclose(self) -> None:
-        """Let go of all idle streams."""
-        for peer, protocol in list(self._lanes):
-            await self._drop_idle(peer, protocol)
+        """Close all idle streams."""
+        for key, lane in list(self._lanes.items()):
+            idle, lane.idle = lane.idle, []
+            self._forget_if_unused(key, lane)
+            for _, stream in idle:
+                await stream.close()
 
     async def _kept(self, lane: _Lane) -> BufferedStream | None:
         oldest = trio.current_time() - self._max_age
