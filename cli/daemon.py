@@ -25,6 +25,7 @@ START_SECS = 60.0
 ASK_SECS = 6.0
 """How long a node that was asked to stop may take; it limits itself to 5 s."""
 KILL_SECS = 4.0
+REAP_SECS = 2.0
 _POLL_SECS = 0.02
 _LOG_LINES = 15
 _MAX_LOG_BYTES = 64 * 1024
@@ -181,7 +182,15 @@ class _Process:
             if time.monotonic() > deadline:
                 return False
             time.sleep(_POLL_SECS)
+        self._wait_reaped(min(deadline, time.monotonic() + REAP_SECS))
         return True
+
+    def _wait_reaped(self, deadline: float) -> None:
+        """Give its parent a moment to let go of the number, for whoever looks it up after us."""
+        with contextlib.suppress(OSError):
+            while self._pid and time.monotonic() < deadline:
+                os.kill(self._pid, 0)
+                time.sleep(_POLL_SECS)
 
     def _has_ended(self, deadline: float) -> bool:
         if self._handle is None:

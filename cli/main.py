@@ -22,7 +22,7 @@ from .transfer_commands import cat, get, put
 _EXIT_BROKEN_PIPE = 141  # what a shell shows for a process that SIGPIPE ended
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="meshnode", message="%(prog)s %(version)s")
 @global_options
 def cli() -> None:
