@@ -25,100 +25,12 @@ from pathlib import Path
 from blake3 import blake3
 
 from ...errors import DestinationError, IntegrityError, MeshError, QuotaError
+from .frontier import Frontier
 from .plan import GetPlan, TargetFile, TargetNode, Write
+from .target import MAX_NAME_BYTES
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESERVE_ABOVE = 1 << 20
-_REREAD_BYTES = 1 << 20
-_MAX_NAME_BYTES = 255
-
-
-def choose_target(destination: Path, name: bytes, *, is_tree: bool, force: bool) -> Path:
-    """Where content called `name` goes when the user said `destination`; like cp, an existing
-    folder means "in there, under its own name".
-
-    Raises:
-        DestinationError: it exists and `force` is not given, or cannot be replaced by this kind
-            of thing, or the folder it should go into is missing.
-    """
-    target = destination
-    if destination.is_dir():
-        target = destination / os.fsdecode(_safe_name(name))
-    if not target.parent.is_dir():
-        raise DestinationError(
-            f"{target.parent} is not a folder, so nothing can be written there.",
-            hint="Create it first, or choose another place with -o.",
-        )
-    if not os.path.lexists(target):
-        return target
-    if not force:
-        raise DestinationError(
-            f"{target} exists already; nothing was written.",
-            hint="Choose another place with -o, or replace it with --force.",
-        )
-    folder_there = target.is_dir() and not target.is_symlink()
-    if folder_there != is_tree:
-        there, wanted = ("folder", "file") if folder_there else ("file", "folder")
-        raise DestinationError(
-            f"{target} is a {there} and would be replaced by a {wanted}; nothing was written.",
-            hint="Remove it first, or choose another place with -o.",
-        )
-    return target
-
-
-def _safe_name(name: bytes) -> bytes:
-    """A manifest cannot hold a name with "/" or ".."; a name is checked again where it is used."""
-    safe = name.replace(b"/", b"_").replace(b"\0", b"_")[:_MAX_NAME_BYTES]
-    return safe if safe not in (b"", b".", b"..") else b"unnamed"
-
-
-class _Frontier:
-    """Digest of a file written out of order.
-
-    Slices are hashed in file order as soon as all before them are on disk. The one that is next
-    is hashed from memory, others are read back when their turn comes (from the page cache: they
-    were written a moment ago).
-    """
-
-    def __init__(self, pieces: int) -> None:
-        self._pieces = pieces
-        self._next = 0
-        self._offset = 0
-        self._written: dict[int, int] = {}
-        self._hasher = blake3()
-        self._busy = threading.Lock()
-
-    def add(self, fd: int, write: Write, data: memoryview) -> bytes | None:
-        """Note a written slice; returns the whole file's digest to exactly one caller."""
-        self._written[write.piece] = write.length
-        # Whoever finds the lock taken leaves: the holder looks again after letting go of it.
-        while self._next in self._written and self._busy.acquire(blocking=False):
-            try:
-                if self._advance(fd, write, data):
-                    return self._hasher.digest()
-            finally:
-                self._busy.release()
-        return None
-
-    def _advance(self, fd: int, write: Write, data: memoryview) -> bool:
-        before = self._next
-        while (length := self._written.pop(self._next, None)) is not None:
-            if self._next == write.piece:
-                self._hasher.update(data)
-            else:
-                self._hash_back(fd, length)
-            self._offset += length
-            self._next += 1
-        return before < self._next == self._pieces
-
-    def _hash_back(self, fd: int, length: int) -> None:
-        at, end = self._offset, self._offset + length
-        while at < end:
-            part = os.pread(fd, min(_REREAD_BYTES, end - at), at)
-            if not part:
-                raise DestinationError("A file being written was cut short by somebody else.")
-            self._hasher.update(part)
-            at += len(part)
 
 
 class Staging:
@@ -130,7 +42,7 @@ class Staging:
         self._force = force
         self._durable = durable
         self._path = os.fsencode(_sibling(target, "part"))
-        self._frontiers: dict[int, _Frontier] = {}
+        self._frontiers: dict[int, Frontier] = {}
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
@@ -247,7 +159,7 @@ class Staging:
         with self._lock:
             frontier = self._frontiers.get(write.file)
             if frontier is None:
-                frontier = self._frontiers[write.file] = _Frontier(file.pieces)
+                frontier = self._frontiers[write.file] = Frontier(file.pieces)
         return frontier.add(fd, write, data)
 
     def _finish_file(self, index: int, fd: int, digest: bytes) -> None:
@@ -346,7 +258,7 @@ class Staging:
 
 def _sibling(target: Path, suffix: str) -> Path:
     tail = f".meshnode-{secrets.token_hex(4)}.{suffix}"
-    stem = os.fsencode(target.name)[: _MAX_NAME_BYTES - len(tail) - 1]
+    stem = os.fsencode(target.name)[: MAX_NAME_BYTES - len(tail) - 1]
     return target.parent / f".{os.fsdecode(stem)}{tail}"
 
 

@@ -27,20 +27,18 @@ from ...errors import (
     PeerRefusedError,
     QuotaError,
     StoreError,
-    TransferError,
 )
-from ..content import ChunkRef, encode_cid, open_chunk
+from ..content import ChunkRef, open_chunk
 from .context import TransferContext
 from .events import PeerNote, ProgressMeter
 from .failures import reason_of, task_group
 from .find import Finder, Holders
+from .lost import LostChunk, could_not_fetch
 from .schedule import BACKOFF_CAP_SECONDS, Schedule, backoff_seconds
 
 AUTO_CONCURRENCY = 8
 _FIRST_WINDOW = 64
 _WINDOW = 1024
-_SHOWN_CHUNKS = 3
-_SHOWN_PEERS = 8
 
 Consume = Callable[[int, bytes], object]
 """(index, plaintext) in a worker thread: what is done with an opened chunk."""
@@ -63,14 +61,6 @@ class FetchTally:
     retries: int = 0
     """Requests that had to be repeated, elsewhere or later."""
     corrupt: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Lost:
-    """A chunk nobody delivered."""
-
-    ref: ChunkRef
-    answers: dict[PeerId, str]
 
 
 def concurrency_of(setting: int | str) -> int:
@@ -129,18 +119,24 @@ class Fetcher:
         async with task_group() as tasks:
             send, receive = trio.open_memory_channel[tuple[int, Holders]](1)
             tasks.start_soon(self._find_windows, job, send)
-            async with receive:
-                async for start, holders in receive:
-                    await self._begin_window(job, start, holders, tasks)
-                    if job.lost:
-                        break
+            with job.beginning:
+                async with receive:
+                    async for start, holders in receive:
+                        await self._begin_window(job, start, holders, tasks)
         if job.lost:
-            raise self._could_not(job)
+            untried = len(job.refs) - job.begun
+            raise could_not_fetch(job.lost, len(job.refs), untried, len(self.finder.asked))
 
     async def _find_windows(
         self, job: _Job, send: trio.MemorySendChannel[tuple[int, Holders]]
     ) -> None:
         """Look for holders some way ahead of the fetching, not for a whole huge file at once."""
+        with job.finding:
+            await self._send_windows(job, send)
+
+    async def _send_windows(
+        self, job: _Job, send: trio.MemorySendChannel[tuple[int, Holders]]
+    ) -> None:
         async with send:
             start, width = 0, _FIRST_WINDOW
             while start < len(job.refs):
@@ -148,10 +144,7 @@ class Fetcher:
                 held = await self._ctx.store.has(digests)
                 missing = [d for d, here in zip(digests, held, strict=True) if not here]
                 holders = await self.finder.find(missing) if missing else {}
-                try:
-                    await send.send((start, holders))
-                except trio.BrokenResourceError:
-                    return  # a chunk was lost: nobody wants more
+                await send.send((start, holders))
                 start, width = start + width, _WINDOW
 
     async def _begin_window(
@@ -163,9 +156,6 @@ class Fetcher:
                 await job.admit(index)
             token = object()
             await self._slots.acquire_on_behalf_of(token)
-            if job.lost:
-                self._slots.release_on_behalf_of(token)
-                return
             known = holders.get(job.refs[index].digest)
             tasks.start_soon(self._own, job, index, known, token)
             job.begun += 1
@@ -203,7 +193,7 @@ class Fetcher:
             if attempt + 1 < rounds:
                 wait = max(backoff_seconds(attempt, self._ctx.rng), pause)
                 await trio.sleep(min(wait, BACKOFF_CAP_SECONDS))
-        job.lost.append(_Lost(ref, answers))
+        job.give_up(LostChunk(ref, answers))
 
     async def _one_round(
         self, job: _Job, index: int, holders: list[PeerId], answers: dict[PeerId, str]
@@ -282,29 +272,6 @@ class Fetcher:
             self._keep = False
             self._meter.tell(PeerNote(self._ctx.self_id, reason_of(error)))
 
-    # --- giving up ----------------------------------------------------------------------------
-
-    def _could_not(self, job: _Job) -> TransferError:
-        shown = "; ".join(self._story(lost) for lost in job.lost[:_SHOWN_CHUNKS])
-        rest = len(job.lost) - _SHOWN_CHUNKS
-        more = f"; and {rest} more" if rest > 0 else ""
-        untried = len(job.refs) - job.begun
-        left = f" {untried} further chunks were not tried." if untried else ""
-        return TransferError(
-            f"{len(job.lost)} of {len(job.refs)} chunks could not be fetched: {shown}{more}.{left}",
-            hint="`meshnode peers` shows who is reachable; try again when the holders are back.",
-        )
-
-    def _story(self, lost: _Lost) -> str:
-        if not lost.answers:
-            asked = len(self.finder.asked)
-            why = f"none of {asked} peers asked has it" if asked else "no peer is reachable"
-            return f"{encode_cid(lost.ref.digest)} ({why})"
-        answers = ", ".join(
-            f"{peer.short}: {reason}" for peer, reason in list(lost.answers.items())[:_SHOWN_PEERS]
-        )
-        return f"{encode_cid(lost.ref.digest)} ({answers})"
-
 
 @dataclass(slots=True)
 class _Job:
@@ -315,7 +282,15 @@ class _Job:
     deliver: Deliver | None
     admit: Admit | None
     begun: int = 0
-    lost: list[_Lost] = field(default_factory=list)
+    lost: list[LostChunk] = field(default_factory=list)
+    finding: trio.CancelScope = field(default_factory=trio.CancelScope)
+    beginning: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    def give_up(self, chunk: LostChunk) -> None:
+        """Begin nothing more: also not what waits for somebody who waits for the lost chunk."""
+        self.lost.append(chunk)
+        self.finding.cancel()
+        self.beginning.cancel()
 
 
 def _open_and_consume(

@@ -16,6 +16,8 @@ _GRACE_SECONDS = 0.1
 """How much longer slow members may answer once every chunk has a holder."""
 _MAX_MEMBERS_ASKED = 256
 _HAVE_BATCH = 4096
+_MAX_HOLDERS = 16
+"""Tried per chunk: of a list of any length, which may hold invented ones, the likely live first."""
 
 Holders = dict[Digest, list[PeerId]]
 
@@ -54,7 +56,7 @@ class Finder:
         for digest in digests:
             peers = dict.fromkeys(record.peer for record in records.get(digest, ()))
             peers.pop(self._ctx.self_id, None)
-            found[digest] = list(peers)
+            found[digest] = list(peers)[:_MAX_HOLDERS]
         return found
 
     async def _from_members(self, digests: Sequence[Digest], found: Holders) -> None:

@@ -14,7 +14,7 @@ import trio
 
 from ..content import Link, Manifest
 from .context import TransferContext
-from .destination import Staging, choose_target
+from .destination import Staging
 from .download import Fetcher
 from .events import Finished, ProgressMeter, ProgressSink, Started, ignore_events
 from .failures import task_group
@@ -23,6 +23,7 @@ from .plan import GetPlan, ReadPlan, plan_get, plan_read
 from .report import GetReport
 from .resolve import Resolver
 from .stream import open_stream
+from .target import choose_target
 
 _T = TypeVar("_T")
 

@@ -41,6 +41,7 @@ class SourcePut:
         self._copies = copies
         self._warnings: list[str] = []
         self._sampled = 0
+        self._kind: Kind = "stream" if isinstance(source, StreamSource) else "file"
         self.meter: ProgressMeter = pipeline.meter
 
     async def run(self) -> SourceReport:
@@ -53,11 +54,10 @@ class SourcePut:
         """
         began = trio.current_time()
         if isinstance(self._source, StreamSource):
-            kind: Kind = "stream"
             manifest, ingested = await self._stream(self._source)
         else:
             found = await self._in_thread(partial(look_at, self._source))
-            kind = "folder" if found.is_tree else "file"
+            self._kind = "folder" if found.is_tree else "file"
             self.meter.tell(Started(os.fsdecode(found.name), found.total_bytes, len(found.files)))
             manifest, ingested = await self._files(found)
         encoded = await self._in_thread(partial(encode_manifest, manifest, self._pipeline.sealer))
@@ -66,14 +66,14 @@ class SourcePut:
         digests = digests_of(ingested.drafts)
         digests.update(node.ref.digest for node in (*encoded.nodes, encoded.root))
         await self._place(digests)
-        return self._report(kind, manifest, encoded, ingested, digests, began)
+        return self._report(manifest, encoded, ingested, digests, began)
 
     def failed(self, error: MeshError, seconds: float) -> SourceReport:
         """The report of a source that could not be put."""
         source = self._source
         return SourceReport(
             name=source.name if isinstance(source, StreamSource) else os.fspath(source),
-            kind="stream" if isinstance(source, StreamSource) else "file",
+            kind=self._kind,
             outcome="failed",
             link=None,
             wanted_copies=self._copies,
@@ -181,7 +181,6 @@ class SourcePut:
 
     def _report(
         self,
-        kind: Kind,
         manifest: Manifest,
         encoded: EncodedManifest,
         ingested: Ingested,
@@ -198,10 +197,10 @@ class SourcePut:
         drafts = ingested.drafts
         return SourceReport(
             name=os.fsdecode(manifest.name),
-            kind=kind,
+            kind=self._kind,
             outcome=self._outcome(copies, ingested),
             link=encoded.link,
-            digest=drafts[0].digest if kind != "folder" else b"",
+            digest=drafts[0].digest if self._kind != "folder" else b"",
             size=sum(draft.size for draft in drafts),
             files=len(drafts),
             chunks=len(digests),

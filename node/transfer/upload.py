@@ -27,7 +27,7 @@ from .context import TransferContext
 from .events import PeerNote, ProgressMeter
 from .failures import reason_of, task_group
 from .placement import Member, rank
-from .schedule import BACKOFF_CAP_SECONDS, backoff_seconds
+from .schedule import BACKOFF_BASE_SECONDS, BACKOFF_CAP_SECONDS, backoff_seconds
 
 UPLOAD_BYTES = 24 << 20
 """Chunks in memory that wait for their copies."""
@@ -143,15 +143,15 @@ class Uploader:
     async def _one_round(self, digest: Digest, data: bytes, placement: Placement) -> float | None:
         """Fill the missing copies. None: done, or nobody left to ask; else how long to wait."""
         missing = self._wanted - len(placement.holders)
-        usable, resting = self._candidates(digest, len(data), placement)
-        if missing > 0:
-            async with task_group() as tasks:
-                for _ in range(min(missing, len(usable))):
-                    tasks.start_soon(self._one_copy, usable, digest, data, placement)
+        usable, _ = self._candidates(digest, len(data), placement)
+        async with task_group() as tasks:
+            for _ in range(min(missing, len(usable))):
+                tasks.start_soon(self._one_copy, usable, digest, data, placement)
         if len(placement.holders) >= self._wanted:
             return None
-        _, resting = self._candidates(digest, len(data), placement)
-        return min(resting, default=None)
+        # All were tried; who is usable now has rested while others were still busy.
+        usable, resting = self._candidates(digest, len(data), placement)
+        return 0.0 if usable else min(resting, default=None)
 
     def _candidates(
         self, digest: Digest, size: int, placement: Placement
@@ -169,7 +169,9 @@ class Uploader:
         for member in rank(digest, members, zones, size):
             health = self._health_of(member.peer)
             stats = self._ctx.exchange.stats[member.peer]
-            rest = max(health.resting_until - now, 0.0 if stats.allows() else stats.retry_in)
+            rest = health.resting_until - now
+            if not stats.allows():
+                rest = max(rest, stats.retry_in, BACKOFF_BASE_SECONDS)
             if health.gone:
                 continue
             if rest > 0:

@@ -100,7 +100,9 @@ async def test_a_chunk_no_peer_takes_in_time_is_placed_elsewhere(
     for zone in "abc":
         mesh.add(zone)
     slow = mesh.add("d", rate=2000.0)
+    began = trio.current_time()
     report = await mesh.putter().put([make_file(1_000_000)])
+    assert trio.current_time() - began < 8
     assert report.outcome == "stored"
     assert slow.puts == []
     assert report.sources[0].retries > 0
@@ -153,3 +155,27 @@ async def test_a_silent_peer_costs_the_response_timeout_and_no_more(
     frozen.frozen = True
     report = await mesh.getter().get(link, tmp_path / "out")
     assert timeout <= report.seconds < timeout + 0.5
+
+
+@pytest.mark.parametrize(("rounds", "outcome"), [(0, "weak"), (1, "weak"), (4, "stored")])
+async def test_a_chunk_nobody_took_is_offered_again_for_so_many_rounds(
+    mesh, make_file, autojump_clock: MockClock, rounds: int, outcome: str
+) -> None:
+    mesh.add(fails_next=3)
+    mesh.config = mesh.config.with_overrides({"storage.replication": 2})
+    mesh.configure(retry_failed_chunks=rounds, max_concurrent_uploads=1)
+    report = await mesh.putter().put([make_file(20_000)])
+    assert report.outcome == outcome
+
+
+@pytest.mark.parametrize("timeout", [1.0, 4.0])
+async def test_a_silent_member_costs_a_put_the_response_timeout_and_no_more(
+    mesh, make_file, autojump_clock: MockClock, timeout: float
+) -> None:
+    mesh.config = mesh.config.with_overrides({"storage.replication": 2})
+    mesh.configure(peer_response_timeout_secs=timeout, chunk_timeout_secs=100)
+    mesh.add("far", frozen=True)  # its zone makes it the first choice for every chunk
+    mesh.add("default")
+    report = await mesh.putter().put([make_file(20_000)])
+    assert report.outcome == "stored"
+    assert timeout <= report.sources[0].seconds < 2.5 * timeout

@@ -12,8 +12,9 @@ import pytest
 from blake3 import blake3
 from meshnode.errors import DestinationError, IntegrityError
 from meshnode.node.content import ChunkRef, Codec
-from meshnode.node.transfer.destination import Staging, choose_target
+from meshnode.node.transfer.destination import Staging
 from meshnode.node.transfer.plan import GetPlan, TargetFile, TargetNode, Write
+from meshnode.node.transfer.target import choose_target
 
 
 def _plan(data: bytes, piece: int, digest: bytes | None = None) -> GetPlan:

@@ -102,13 +102,19 @@ async def test_a_file_in_a_folder_is_named_by_its_path(
             await _read(mesh, link, path)
 
 
+@pytest.mark.parametrize("read_ahead", [300_000, 32_000_000])
 async def test_a_lost_chunk_ends_the_stream_with_its_error(
-    mesh, make_file, autojump_clock: MockClock
+    mesh,
+    make_file,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    read_ahead: int,
 ) -> None:
+    monkeypatch.setattr(stream_module, "READ_AHEAD_BYTES", read_ahead)
     link = await _put(mesh, make_file(2_000_000))
     for peer in mesh.peers.values():
         peer.die_after_gets = len(peer.gets) + 3
-    with pytest.raises(TransferError, match="could not be fetched"):
+    with trio.fail_after(600), pytest.raises(TransferError, match="could not be fetched"):
         await _read(mesh, link)
 
 
