@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ..errors import FormatError, PeerRefusedError
+from .contacts import Contacts
 from .kad_wire import KadMessage, Kind, PeerAddresses, decode_message, encode_message
 from .keyspace import manifest_key
 from .manifests import check_manifest
@@ -39,8 +40,9 @@ _A = TypeVar("_A", Verdicts, Found, Withdrawn, Neighbours)
 class Client:
     """The asking side of both protocols."""
 
-    def __init__(self, rpc: Rpc) -> None:
+    def __init__(self, rpc: Rpc, contacts: Contacts) -> None:
         self._rpc = rpc
+        self._contacts = contacts
 
     async def ping(self, peer: PeerId) -> None:
         await self._kad(peer, KadMessage(Kind.PING))
@@ -90,7 +92,9 @@ class Client:
         return (await self._records(peer, request, Withdrawn, len(digests))).removed
 
     async def near(self, peer: PeerId, targets: Sequence[int]) -> Neighbours:
-        return await self._records(peer, Near(tuple(targets)), Neighbours, len(targets))
+        """Whom `peer` knows around itself and near `targets`; also tells it where we listen."""
+        request = Near(tuple(targets), self._contacts.own_addresses())
+        return await self._records(peer, request, Neighbours, len(targets))
 
     async def _kad(
         self,

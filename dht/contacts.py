@@ -79,6 +79,10 @@ class Contacts:
         """`peers` with the addresses we know, to tell others; ourselves included when asked."""
         return tuple(PeerAddresses(peer, self._addresses(peer)) for peer in peers)
 
+    def own_addresses(self) -> tuple[str, ...]:
+        """Where we listen."""
+        return self._addresses(self._host.peer_id)
+
     def entries(self) -> list[PeerEntry]:
         """All members of the routing table."""
         now = trio.current_time()

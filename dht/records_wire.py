@@ -71,9 +71,13 @@ class Withdraw:
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """Whom do you know around yourself and nearest to these positions?"""
+    """Whom do you know around yourself and nearest to these positions?
+
+    `addresses` is where the asker itself listens: a connection it dialled does not tell.
+    """
 
     targets: tuple[int, ...]
+    addresses: tuple[str, ...]
 
 
 Request = Announce | Find | Withdraw | Near
@@ -144,8 +148,9 @@ def encode_request(request: Request) -> bytes:
             return _pack([_FIND, b"".join(digests), limit])
         case Withdraw(digests):
             return _pack([_WITHDRAW, b"".join(digests)])
-        case Near(targets):
-            return _pack([_NEAR, b"".join(t.to_bytes(BITS // 8, "big") for t in targets)])
+        case Near(targets, addresses):
+            column = b"".join(target.to_bytes(BITS // 8, "big") for target in targets)
+            return _pack([_NEAR, column, list(addresses)])
 
 
 def encode_answer(answer: Answer) -> bytes:
@@ -189,8 +194,9 @@ def decode_request(data: bytes) -> Request:
             return Find(_digests(keys), limit)
         case [3, bytes(keys)]:
             return Withdraw(_digests(keys))
-        case [4, bytes(targets)] if len(targets) <= MAX_TARGETS * DIGEST_BYTES:
-            return Near(tuple(int.from_bytes(t, "big") for t in _digests(targets)))
+        case [4, bytes(column), list(addresses)] if len(column) <= MAX_TARGETS * DIGEST_BYTES:
+            targets = tuple(int.from_bytes(target, "big") for target in _digests(column))
+            return Near(targets, _addresses(addresses))
     raise FormatError("Bytes are not a request of the records protocol.")
 
 

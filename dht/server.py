@@ -215,7 +215,8 @@ class Server:
                 return self._find(digests, limit)
             case Withdraw(digests):
                 return Withdrawn(self._chunks.withdraw(sender, digests))
-            case Near(targets):
+            case Near(targets, addresses):
+                self._contacts.learn([PeerAddresses(sender, addresses)])
                 return self._near(sender, targets)
 
     def _keep(self, sender: PeerId, request: Announce) -> Verdicts | Refused:

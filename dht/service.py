@@ -51,7 +51,7 @@ class Dht:
         self._rows = rows = RowWriter(backend, counters)
         self._contacts = contacts = Contacts(host, settings.k, rows, counters)
         self._rpc = rpc = Rpc(host, contacts, counters)
-        self._client = client = Client(rpc)
+        self._client = client = Client(rpc, contacts)
         self._chunks = chunks = ChunkRecords(host.peer_id, settings, rows, counters)
         self._manifests = manifests = ManifestStore(host.peer_id, settings, rows, counters)
         self._queries = Queries(nursery, contacts, settings, counters)

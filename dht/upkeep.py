@@ -19,6 +19,7 @@ from .contacts import Contacts
 from .counters import Counters
 from .host import Host
 from .kad_wire import PeerAddresses
+from .keyspace import peer_position
 from .manifests import ManifestStore
 from .peer_id import PeerId
 from .publisher import Publisher
@@ -106,13 +107,16 @@ class Upkeep:
             self._nursery.start_soon(self._meet_in_turn, peer)
 
     async def meet(self, peer: PeerId) -> bool:
-        """Ask `peer` for its view of us; if it speaks the DHT it enters the table.
+        """Tell `peer` where we listen and ask whom it knows near us; it then enters the table.
 
-        Returns whether it answered.
+        A peer that speaks only the standard protocol is asked in that. Returns whether it answered.
         """
         self._contacts.health.revived(peer)
         try:
-            near = await self._client.find_node(peer, bytes(self._host.peer_id))
+            try:
+                near = (await self._client.near(peer, [peer_position(self._host.peer_id)])).peers
+            except PeerError:
+                near = await self._client.find_node(peer, bytes(self._host.peer_id))
         except (PeerError, MembershipError):
             return False
         self._contacts.learn(near)

@@ -119,7 +119,7 @@ requests = (
     )
     | st.builds(Find, digest_lists, st.integers(1, 20))
     | st.builds(Withdraw, digest_lists)
-    | st.builds(Near, st.lists(st.integers(0, 2**256 - 1), max_size=8).map(tuple))
+    | st.builds(Near, st.lists(st.integers(0, 2**256 - 1), max_size=8).map(tuple), address_lists)
 )
 
 
@@ -192,7 +192,8 @@ def test_no_bytes_make_the_records_decoders_raise_anything_but_a_format_error(da
         [1, "", 60, b"d" * 31, b"\0" * 4],
         [2, b"d" * 32 * (MAX_KEYS_PER_MESSAGE + 1), 1],
         [2, b"d" * 32, 21],
-        [4, b"t" * 32 * 65],
+        [4, b"t" * 32 * 65, []],
+        [4, b"", ["/ip4/" + "1" * 300]],
         [9],
         [],
     ],
