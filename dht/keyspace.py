@@ -12,13 +12,23 @@ from collections.abc import Iterable
 from functools import lru_cache
 from heapq import nsmallest
 
-from ..errors import FormatError
+from ..errors import FormatError, UsageError
 from .peer_id import PeerId
 
 BITS = 256
 DIGEST_BYTES = 32
 _BLAKE3_MULTIHASH = b"\x1e\x20"
 _MANIFEST_NAMESPACE = b"/meshnode/"
+
+
+def check_digest(digest: bytes) -> None:
+    """Check what a caller of ours passes as a digest.
+
+    Raises:
+        UsageError: not 32 bytes.
+    """
+    if len(digest) != DIGEST_BYTES:
+        raise UsageError(f"{bytes(digest[:40]).hex() or 'nothing'} is not a digest of 32 bytes.")
 
 
 def chunk_key(digest: bytes) -> bytes:

@@ -18,7 +18,7 @@ from .client import Client
 from .contacts import Contacts
 from .counters import Counters
 from .host import Host
-from .keyspace import BITS, DIGEST_BYTES, chunk_position, manifest_position
+from .keyspace import BITS, check_digest, chunk_position, manifest_position
 from .locator import Locator
 from .manifests import ManifestStore, check_manifest
 from .peer_id import PeerId
@@ -117,8 +117,9 @@ class Publisher:
         """
         held = dict(chunks)
         for digest, size in held.items():
-            if len(digest) != DIGEST_BYTES or not 0 <= size < 2**32:
-                raise UsageError(f"{digest[:40].hex()} of {size} bytes is not a chunk.")
+            check_digest(digest)
+            if not 0 <= size < 2**32:
+                raise UsageError(f"A chunk of {size} bytes cannot be announced.")
         for digest, size in held.items():
             self._chunks.hold(digest, size)
         return held
@@ -149,6 +150,8 @@ class Publisher:
 
     async def withdraw(self, digests: Sequence[bytes]) -> None:
         """Stop holding `digests`, and tell the peers that were told."""
+        for digest in digests:
+            check_digest(digest)
         self._chunks.let_go(digests)
         for digest in digests:
             self._manifests.forget_own(digest)

@@ -88,16 +88,19 @@ class ChunkRecords:
                 self._rows.delete(RowKind.OWN_CHUNK, digest, b"")
 
     def put(
-        self, publisher: PeerId, zone: str, digest: bytes, size: int, expires: float
+        self, publisher: PeerId, zone: str | None, digest: bytes, size: int, expires: float
     ) -> Verdict:
-        """Keep or refresh another peer's record; the caller has authenticated `publisher`."""
+        """Keep or refresh another peer's record; the caller has authenticated `publisher`.
+
+        `zone` None: the standard wire does not tell, so what is known stays.
+        """
         share = self._share(publisher, zone)
         if digest not in share.chunks:
             verdict = self._room_for(share, digest)
             if verdict is not Verdict.STORED:
                 self._counters.add("records_refused")
                 return verdict
-        value = _SIZE.pack(size) + zone.encode()
+        value = _SIZE.pack(size) + share.zone.encode()
         self._rows.save(RowKind.CHUNK, digest, publisher, value, expires)
         self._insert(publisher, share, digest, size, expires)
         return Verdict.STORED
@@ -153,12 +156,13 @@ class ChunkRecords:
             elif kind == RowKind.CHUNK:
                 self._rows.delete(RowKind.CHUNK, digest, publisher)
 
-    def _share(self, publisher: PeerId, zone: str) -> _Share:
+    def _share(self, publisher: PeerId, zone: str | None) -> _Share:
         share = self._shares.get(publisher)
         if share is None:
             share = _Share(FarthestFirst(self._own_position, chunk_position))
             self._shares[publisher] = share
-        share.zone = zone
+        if zone is not None:
+            share.zone = zone
         return share
 
     def _room_for(self, share: _Share, digest: bytes) -> Verdict:

@@ -203,7 +203,7 @@ class Server:
                 continue
             self._contacts.learn([entry])
             expires = self._wall_clock() + self._settings.record_ttl
-            self._chunks.put(sender, "", digest, 0, expires)
+            self._chunks.put(sender, None, digest, 0, expires)
 
     # --- /meshnode/records/1 ------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from ..errors import MembershipError, PeerError
+from ..errors import MembershipError, PeerError, UsageError
 from .backend import RecordBackend, Row, RowKind, RowWriter
 from .client import Client
 from .contacts import Contacts, PeerEntry
@@ -17,13 +17,14 @@ from .counters import Counters
 from .finder import Finder
 from .host import Host
 from .kad_wire import PeerAddresses
-from .keyspace import manifest_key
+from .keyspace import check_digest, manifest_key
 from .locator import Locator
 from .manifests import ManifestStore
 from .peer_id import PeerId
 from .publisher import AnnounceReport, Publisher, StoreReport
 from .query import LookupResult, Queries
 from .records import ChunkRecord, ChunkRecords
+from .records_wire import MAX_ZONE_CHARS
 from .rpc import Rpc
 from .server import Server
 from .settings import DhtSettings
@@ -162,7 +163,13 @@ class Dht:
         await self._publisher.withdraw(digests)
 
     async def find_chunks(self, digests: Sequence[bytes]) -> dict[bytes, list[ChunkRecord]]:
-        """Who holds each of these chunks: likely live peers first, ourselves included."""
+        """Who holds each of these chunks: likely live peers first, ourselves included.
+
+        Raises:
+            UsageError: not a digest.
+        """
+        for digest in digests:
+            check_digest(digest)
         return await self._finder.find(digests)
 
     # --- manifests ----------------------------------------------------------------------------
@@ -180,7 +187,12 @@ class Dht:
         return report
 
     async def get_manifest(self, digest: bytes) -> bytes | None:
-        """The manifest named `digest`, verified; None when nobody who answered has it."""
+        """The manifest named `digest`, verified; None when nobody who answered has it.
+
+        Raises:
+            UsageError: not a digest.
+        """
+        check_digest(digest)
         kept = self._manifests.get(digest, self._wall_clock())
         if kept is not None:
             return kept
@@ -260,14 +272,20 @@ async def open_dht(
         rng: source of jitter and random keys; seeded in simulations.
 
     Raises:
+        UsageError: a zone that cannot be told to others.
         StoreError: what an earlier run saved cannot be read, or what this run learned not saved.
     """
+    settings = settings or DhtSettings()
+    if len(settings.zone) > MAX_ZONE_CHARS or not (settings.zone + "-").isprintable():
+        raise UsageError(
+            f"The zone {settings.zone[:80]!r} is not a printable word of at most"
+            f" {MAX_ZONE_CHARS} characters.",
+            hint="Shorten `zone` in the configuration.",
+        )
     saved = await backend.load()
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        dht = Dht(
-            host, nursery, backend, settings or DhtSettings(), wall_clock, rng or random.Random()
-        )
+        dht = Dht(host, nursery, backend, settings, wall_clock, rng or random.Random())
         dht.restore(saved)
         dht.start()
         try:

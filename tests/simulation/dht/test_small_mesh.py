@@ -136,6 +136,10 @@ async def test_manifests_that_are_too_large_or_misnamed_are_refused(
             await mesh.nodes[0].dht.put_manifest(b"\0" * 32, b"other")
         with pytest.raises(UsageError):
             await mesh.nodes[0].dht.announce([(b"short", 1)])
+        with pytest.raises(UsageError):
+            await mesh.nodes[0].dht.find_chunks([b""])
+        with pytest.raises(UsageError):
+            await mesh.add(settings=DhtSettings(zone="z" * 65))
 
 
 async def test_a_node_that_joins_later_is_offered_what_was_announced_before(
