@@ -12,16 +12,37 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .config import Config, load_config
-    from .errors import MeshError
+    from .errors import MeshError, WeakError
+    from .node.content import Link
     from .node.node import Node, open_node
+    from .node.transfer import GetOptions, GetReport, PutOptions, PutReport
 
-__all__ = ["Config", "MeshError", "Node", "__version__", "load_config", "open_node"]
+__all__ = [
+    "Config",
+    "GetOptions",
+    "GetReport",
+    "Link",
+    "MeshError",
+    "Node",
+    "PutOptions",
+    "PutReport",
+    "WeakError",
+    "__version__",
+    "load_config",
+    "open_node",
+]
 
 _HOME_OF = {
     "Config": ".config",
-    "load_config": ".config",
+    "GetOptions": ".node.transfer",
+    "GetReport": ".node.transfer",
+    "Link": ".node.content",
     "MeshError": ".errors",
     "Node": ".node.node",
+    "PutOptions": ".node.transfer",
+    "PutReport": ".node.transfer",
+    "WeakError": ".errors",
+    "load_config": ".config",
     "open_node": ".node.node",
 }
 
