@@ -29,11 +29,12 @@ from ...errors import (
     StoreError,
 )
 from ..content import ChunkRef, open_chunk
+from ..exchange import Reason
 from .context import TransferContext
 from .events import PeerNote, ProgressMeter
 from .failures import reason_of, task_group
 from .find import Finder, Holders
-from .lost import LostChunk, could_not_fetch
+from .lost import Answer, LostChunk, could_not_fetch
 from .schedule import BACKOFF_CAP_SECONDS, Schedule, backoff_seconds
 
 AUTO_CONCURRENCY = 8
@@ -111,6 +112,7 @@ class Fetcher:
 
         Raises:
             TransferError: a chunk could not be had; names chunks, peers and answers.
+            NotFoundError: the same, when everybody answered and nobody has it any more.
             WrongKeyError, FormatError: a chunk is what its digest says, but not what the
                 manifest says.
             MeshError: whatever `consume` raises.
@@ -183,7 +185,7 @@ class Fetcher:
     async def _from_peers(self, job: _Job, index: int, holders: list[PeerId] | None) -> None:
         ref = job.refs[index]
         rounds = 1 + self._ctx.chunk_settings.retry_failed_chunks
-        answers: dict[PeerId, str] = {}
+        answers: dict[PeerId, Answer] = {}
         for attempt in range(rounds):
             if holders is None or attempt:
                 holders = await self.finder.find_again(ref.digest)
@@ -196,7 +198,7 @@ class Fetcher:
         job.give_up(LostChunk(ref, answers))
 
     async def _one_round(
-        self, job: _Job, index: int, holders: list[PeerId], answers: dict[PeerId, str]
+        self, job: _Job, index: int, holders: list[PeerId], answers: dict[PeerId, Answer]
     ) -> float | None:
         """Ask each holder once, best first. None: done; else how long to wait at least."""
         ref = job.refs[index]
@@ -206,7 +208,8 @@ class Fetcher:
             tried.add(peer)
             stats = self._ctx.exchange.stats[peer]
             if not stats.allows():
-                answers.setdefault(peer, f"left alone after failures ({stats.last_error})")
+                rests = Answer(f"left alone after failures ({stats.last_error})")
+                answers.setdefault(peer, rests)
                 pauses.append(stats.retry_in)
                 continue
             try:
@@ -246,10 +249,11 @@ class Fetcher:
         self._ctx.exchange.stats.of(peer).failed(reason)
         raise DeadlineError(f"{reason}.")
 
-    def _blame(self, peer: PeerId, error: MeshError, answers: dict[PeerId, str]) -> None:
-        answers[peer] = reason_of(error)
+    def _blame(self, peer: PeerId, error: MeshError, answers: dict[PeerId, Answer]) -> None:
+        absent = isinstance(error, PeerRefusedError) and error.reason == Reason.NOT_FOUND
+        answers[peer] = Answer(reason_of(error), absent)
         self.tally.retries += 1
-        self._meter.tell(PeerNote(peer, answers[peer]))
+        self._meter.tell(PeerNote(peer, answers[peer].reason))
 
     async def _consume(
         self, job: _Job, index: int, stored: bytes | bytearray, *, verified: bool

@@ -65,7 +65,8 @@ class Getter:
         Raises:
             NotFoundError, WrongKeyError, LinkError, FormatError: see `Resolver.resolve`.
             DestinationError, QuotaError: nothing can be written there.
-            TransferError: a chunk could not be had; names chunks, peers and answers.
+            TransferError: a chunk could not be had; names chunks, peers and answers
+                (NotFoundError when everybody answered and nobody has it any more).
         """
         began = trio.current_time()
         meter = ProgressMeter(progress)

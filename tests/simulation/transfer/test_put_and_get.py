@@ -135,7 +135,7 @@ async def test_the_faster_of_two_links_carries_more(
         assert again.seconds <= got.seconds
 
 
-async def test_when_all_holders_are_gone_the_error_names_them_and_nothing_is_left(
+async def test_a_chunk_everybody_deleted_is_not_found_and_nothing_is_left(
     open_mesh, source, tmp_path, autojump_clock: MockClock
 ) -> None:
     async with open_mesh(["a", "b", "c", "d"]) as mesh:
@@ -143,7 +143,7 @@ async def test_when_all_holders_are_gone_the_error_names_them_and_nothing_is_lef
         lost = next(d for d in report.sources[0].placements if d != report.sources[0].link.digest)
         for node in mesh.nodes:
             await node.store.delete([lost])
-        with pytest.raises(TransferError, match="could not be fetched"):
+        with pytest.raises(NotFoundError, match="could not be fetched"):
             await mesh.nodes[3].getter.get(report.sources[0].link, tmp_path / "out")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "source.bin"]
 
