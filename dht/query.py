@@ -96,9 +96,8 @@ class Queries:
             reply = await replies.next(self._wait_until(replies, began, patience))
             if only_late:
                 patience -= trio.current_time() - began
-            if reply is None:
-                self._mark_late(lookup, replies)
-            elif (value := self._take(lookup, reply)) is not None:
+            self._mark_late(lookup, replies)
+            if reply is not None and (value := self._take(lookup, reply)) is not None:
                 return value
 
     def _wait_until(
