@@ -6,6 +6,8 @@ import json
 import os
 import random
 import socket
+import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -78,7 +80,7 @@ def test_an_empty_file_is_a_file(mesh: Testnet, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["meshnode:", "meshnode:bafk", "https://example.org/x", "junk"])
 def test_a_corrupt_link(mesh: Testnet, tmp_path: Path, damage: str) -> None:
-    assert_says(mesh[1].run("get", damage, "-o", tmp_path / "x"), 2, "link")
+    assert_says(mesh[1].run("get", damage, "-o", tmp_path / "x"), 2, "next:")
 
 
 def test_a_link_cut_short_in_its_key(mesh: Testnet, tmp_path: Path) -> None:
@@ -134,7 +136,7 @@ def test_no_peers_makes_an_unknown_get_fail_with_a_reason(
 ) -> None:
     (tmp_path / "file").write_text("elsewhere")
     link = mesh[1].must("put", tmp_path / "file").strip()
-    assert_says(fresh.run("get", link, "-o", tmp_path / "x"), 4, "no peers")
+    assert_says(fresh.run("get", link, "-o", tmp_path / "x"), 4, "no other member")
 
 
 def test_a_home_without_a_mesh(tmp_path: Path) -> None:
@@ -202,15 +204,30 @@ def test_a_store_over_its_quota_refuses_and_keeps_what_it_has(
     assert (tmp_path / "copy").read_bytes() == small.read_bytes()
 
 
-def test_a_full_disk_at_the_destination_leaves_no_half_file(mesh: Testnet, tmp_path: Path) -> None:
-    target = Path("/dev/full")
-    if not target.exists():
-        pytest.skip("no /dev/full on this system")
-    (tmp_path / "file").write_bytes(random.randbytes(2_000_000))
+def test_a_special_file_is_never_replaced_whatever_force_says(
+    mesh: Testnet, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("text")
     link = mesh[1].must("put", tmp_path / "file").strip()
-    # A device is not a file to be replaced, whatever --force says.
-    done = mesh[2].run("get", link, "-o", target, "--force")
-    assert_says(done, 1, "/dev/full")
+    os.mkfifo(tmp_path / "pipe")
+    assert_says(mesh[2].run("get", link, "-o", tmp_path / "pipe", "--force"), 1, "pipe")
+    assert stat.S_ISFIFO(os.lstat(tmp_path / "pipe").st_mode)
+
+
+def test_a_disk_too_small_for_the_file_is_said_and_leaves_nothing(
+    mesh: Testnet, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(random.randbytes(5_000_000))
+    link = mesh[1].must("put", tmp_path / "file").strip()
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small]).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        assert_says(mesh[2].run("get", link, "-o", small / "copy"), 5, "room")
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", small], check=True)
 
 
 def test_json_errors_carry_code_and_hint(mesh: Testnet) -> None:

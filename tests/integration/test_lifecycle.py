@@ -56,7 +56,7 @@ def test_ctrl_c_during_a_get_leaves_no_half_file_and_no_process(
     tmp_path: Path,
 ) -> None:
     source = tmp_path / "large"
-    source.write_bytes(random.randbytes(256 << 20))
+    _fill(source, 256)
     with open_testnet(2, config={"storage.replication": "1"}) as mesh:
         link = mesh[1].must("put", source).strip()
         target = tmp_path / "out" / "copy"
@@ -69,7 +69,7 @@ def test_ctrl_c_during_a_get_leaves_no_half_file_and_no_process(
 
 def test_ctrl_c_with_an_embedded_node_leaves_nothing_behind(mesh: Testnet, tmp_path: Path) -> None:
     source = tmp_path / "large"
-    source.write_bytes(random.randbytes(192 << 20))
+    _fill(source, 192)
     with open_testnet(1, config={"storage.replication": "1"}) as other:
         link = other[1].must("put", source).strip()
         guest = TestnetNode(9, tmp_path / "guest", {})
@@ -80,6 +80,12 @@ def test_ctrl_c_with_an_embedded_node_leaves_nothing_behind(mesh: Testnet, tmp_p
         process = _interrupt_when_working(guest, target, "get", link, "-o", str(target))
         assert process.returncode == 130
         assert list(target.parent.iterdir()) == []
+
+
+def _fill(path: Path, mebibytes: int) -> None:
+    with path.open("wb") as out:
+        for _ in range(mebibytes // 16):
+            out.write(random.randbytes(16 << 20))
 
 
 def _interrupt_when_working(
