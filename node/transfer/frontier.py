@@ -14,9 +14,10 @@ _REREAD_BYTES = 1 << 20
 
 
 class Frontier:
-    """Slices are hashed in file order as soon as all before them are on disk. The one that is next
-    is hashed from memory, others are read back when their turn comes (from the page cache: they
-    were written a moment ago).
+    """Hashes slices in file order, as soon as all before them are written.
+
+    The slice that is next is hashed from memory, others are read back when their turn comes (from
+    the page cache: they were written a moment ago). Safe for many threads at once.
     """
 
     def __init__(self, pieces: int) -> None:

@@ -101,10 +101,10 @@ class Pipeline:
                     view = memoryview(data)
                     while view := filler.take(view):
                         rest = await self._in_thread(filler.cut)
-                        await windows.send(filler.release())
+                        await filler.hand_over(windows)
                         filler.begin(await self.buffers.take(), rest)
                 await self._in_thread(filler.finish)
-                await windows.send(filler.release())
+                await filler.hand_over(windows)
             finally:
                 if filler.window is not None:
                     self.buffers.give_back(filler.window.buffer)
@@ -182,10 +182,10 @@ class _StreamFiller:
         buffer[: len(carried)] = carried
         self.window = Window(buffer, used=len(carried))
 
-    def release(self) -> Window:
-        """Let go of a window that was cut."""
-        window, self.window = self._filling, None
-        return window
+    async def hand_over(self, windows: trio.MemorySendChannel[Window]) -> None:
+        """Pass a window that was cut on to the sealers; it stays ours when that is cancelled."""
+        await windows.send(self._filling)
+        self.window = None
 
     def take(self, data: memoryview) -> memoryview:
         """Copy what fits; returns the rest, empty unless the window is full."""

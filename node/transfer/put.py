@@ -79,10 +79,10 @@ class Putter:
                 announcer,
                 meter,
             )
-            async with task_group() as sources_tasks:
+            async with task_group() as source_tasks:
                 for index, source in enumerate(sources):
                     put = SourcePut(pipeline, source, profile, copies)
-                    sources_tasks.start_soon(self._one, put, slots, reports, index)
+                    source_tasks.start_soon(self._one, put, slots, reports, index)
             await announcer.flush()
         meter.flush()
         ordered = tuple(reports[index] for index in range(len(sources)))

@@ -363,3 +363,17 @@ async def test_announcements_go_in_batches(mesh, make_file, autojump_clock: Mock
     await mesh.putter().put([make_file(5_000_000)], PutOptions(replication=1))
     assert len(mesh.dht.announced) > 50
     assert mesh.dht.announcements == 1
+
+
+async def test_sources_that_fail_in_the_middle_give_back_their_buffers(
+    mesh, make_file, autojump_clock: MockClock
+) -> None:
+    mesh.store = MemoryStore(quota=100_000)
+    large = make_file(20_000_000, "large").read_bytes()
+    sources = [StreamSource(f"s{n}", _stream(large, 1_000_000)) for n in range(5)]
+    files = [make_file(20_000_000, f"f{n}", seed=n) for n in range(5)]
+    with trio.fail_after(60):
+        report = await mesh.putter().put(
+            [*sources, *files, make_file(1000, "small")], PutOptions(replication=1)
+        )
+    assert [source.outcome for source in report.sources] == ["failed"] * 10 + ["stored"]
