@@ -32,6 +32,8 @@ def print_put(report: JsonObject, invocation: Invocation) -> None:
     sources = report.get("sources")
     for source in sources if isinstance(sources, list) else ():
         _print_source(source, invocation)
+    for warning in _list(report.get("warnings")):
+        click.echo(f"warning: {text.visible(warning)}", err=True)
 
 
 def _print_source(source: JsonObject, invocation: Invocation) -> None:

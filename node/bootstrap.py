@@ -67,11 +67,14 @@ class Bootstrap:
     async def run(self) -> None:
         """Bootstrap until cancelled."""
         pause = _FIRST_PAUSE_SECS
+        last = -1
         while True:
             self._wake = trio.Event()
             try:
                 known = await self._dht.bootstrap(self._peers)
-                log.info("bootstrapped", known_peers=known)
+                if known != last:
+                    log.info("bootstrapped", known_peers=known)
+                last = known
             except MeshError as error:
                 log.warning("bootstrap_failed", error=str(error), retry_secs=pause)
             self.attempted.set()
