@@ -148,18 +148,30 @@ class Publisher:
         self._counters.add("keys_announced", len(held))
         return tally.report()
 
-    async def withdraw(self, digests: Sequence[bytes]) -> None:
-        """Stop holding `digests`, and tell the peers that were told."""
+    def let_go(self, digests: Sequence[bytes]) -> None:
+        """Stop holding and repeating these chunks and manifests; nobody is told yet.
+
+        Raises:
+            UsageError: not a digest; then nothing has changed.
+        """
         for digest in digests:
             check_digest(digest)
         self._chunks.let_go(digests)
         for digest in digests:
             self._manifests.forget_own(digest)
-        position_of = {digest: chunk_position(digest) for digest in digests}
+
+    async def tell_withdrawn(self, digests: Sequence[bytes]) -> None:
+        """Tell the peers that were told of `digests` that we hold them no longer.
+
+        What we hold again by now is left out: its new announcement may be under way.
+        """
+        for digest in digests:
+            check_digest(digest)
+        position_of = {d: chunk_position(d) for d in digests if not self._chunks.holds(d)}
         near = await self._locator.locate(position_of.values())
         groups: dict[PeerId, list[bytes]] = {}
-        for digest in digests:
-            for peer in near[position_of[digest]]:
+        for digest, position in position_of.items():
+            for peer in near[position]:
                 if peer != self._own:
                     groups.setdefault(peer, []).append(digest)
         async with trio.open_nursery() as nursery:
@@ -187,7 +199,14 @@ class Publisher:
         tally.told.update((peer, digest) for digest, _ in chunks)
         zone, ttl = self._settings.zone, int(self._settings.record_ttl)
         for start in range(0, len(chunks), MAX_KEYS_PER_MESSAGE):
-            batch = chunks[start : start + MAX_KEYS_PER_MESSAGE]
+            # What was let go meanwhile must not be announced after its withdrawal.
+            batch = [
+                chunk
+                for chunk in chunks[start : start + MAX_KEYS_PER_MESSAGE]
+                if self._chunks.holds(chunk[0])
+            ]
+            if not batch:
+                continue
             try:
                 verdicts = await self._client.announce(peer, zone, ttl, batch)
             except (PeerError, MembershipError) as error:
@@ -201,8 +220,12 @@ class Publisher:
 
     async def _withdraw_from(self, peer: PeerId, digests: Sequence[bytes]) -> None:
         for start in range(0, len(digests), MAX_KEYS_PER_MESSAGE):
+            batch = digests[start : start + MAX_KEYS_PER_MESSAGE]
+            gone = [digest for digest in batch if not self._chunks.holds(digest)]
+            if not gone:
+                continue
             try:
-                await self._client.withdraw(peer, digests[start : start + MAX_KEYS_PER_MESSAGE])
+                await self._client.withdraw(peer, gone)
             except (PeerError, MembershipError):
                 # Its records of ours expire by themselves.
                 self._counters.add("withdrawals_failed")

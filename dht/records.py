@@ -76,6 +76,10 @@ class ChunkRecords:
     def own_count(self) -> int:
         return len(self._own)
 
+    def holds(self, digest: bytes) -> bool:
+        """Whether we hold this chunk ourselves."""
+        return digest in self._own
+
     def hold(self, digest: bytes, size: int) -> None:
         """We hold this chunk ourselves."""
         self._own[digest] = size

@@ -158,9 +158,32 @@ class Dht:
         await self._rows.flush()
         return await self._publisher.spread(held)
 
+    def let_go(self, digests: Sequence[bytes]) -> None:
+        """No longer hold, and no longer repeat, these chunks and manifests. Tells nobody yet.
+
+        At once and without waiting, so that a caller can do it under a lock of its own;
+        `tell_withdrawn` does the part that takes time.
+
+        Raises:
+            UsageError: not a digest; then nothing has changed.
+        """
+        self._publisher.let_go(digests)
+
+    async def tell_withdrawn(self, digests: Sequence[bytes]) -> None:
+        """Tell the mesh that this node no longer holds chunks it let go.
+
+        Those it holds again by now are left out. Peers that cannot be told forget by themselves
+        within `record_ttl`.
+
+        Raises:
+            UsageError: not a digest.
+        """
+        await self._publisher.tell_withdrawn(digests)
+
     async def withdraw(self, digests: Sequence[bytes]) -> None:
-        """No longer hold, and no longer repeat, these chunks and manifests."""
-        await self._publisher.withdraw(digests)
+        """`let_go`, and then `tell_withdrawn`."""
+        self.let_go(digests)
+        await self.tell_withdrawn(digests)
 
     async def find_chunks(self, digests: Sequence[bytes]) -> dict[bytes, list[ChunkRecord]]:
         """Who holds each of these chunks: likely live peers first, ourselves included.

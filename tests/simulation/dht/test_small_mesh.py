@@ -102,6 +102,41 @@ async def test_withdrawn_chunks_are_no_longer_found(
         assert [bool(found[digest]) for digest, _ in keys] == [False] * 5 + [True] * 15
 
 
+async def test_letting_go_is_immediate_here_and_known_elsewhere_once_told(
+    mesh_of: MeshOpener, autojump_clock: MockClock
+) -> None:
+    async with mesh_of(3) as mesh:
+        node, (kept, gone, again) = mesh.nodes[1], chunks(3)
+        digest, value = manifest()
+        await node.dht.announce([kept, gone, again])
+        await node.dht.put_manifest(digest, value)
+        node.dht.let_go([gone[0], again[0], digest])
+        assert node.dht.stats()["own_chunks"] == 1
+        assert node.dht.stats()["own_manifests"] == 0
+        found = await mesh.nodes[2].dht.find_chunks([gone[0]])
+        assert [record.peer for record in found[gone[0]]] == [node.peer]
+        await node.dht.announce([again])
+        await node.dht.tell_withdrawn([gone[0], again[0], digest])
+        found = await mesh.nodes[2].dht.find_chunks([gone[0], again[0]])
+        assert not found[gone[0]]
+        assert [record.peer for record in found[again[0]]] == [node.peer]
+        with pytest.raises(UsageError):
+            node.dht.let_go([kept[0], b"short"])
+        assert node.dht.stats()["own_chunks"] == 2
+
+
+async def test_what_is_let_go_during_its_announcement_is_not_announced_after_its_withdrawal(
+    mesh_of: MeshOpener, autojump_clock: MockClock
+) -> None:
+    async with mesh_of(2, latency=0.05) as mesh:
+        node, keys = mesh.nodes[1], chunks(10_000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(node.dht.announce, keys)
+            await trio.sleep(0.01)
+            await node.dht.withdraw([digest for digest, _ in keys])
+        assert mesh.nodes[0].dht.stats()["chunk_records"] == 0
+
+
 async def test_a_manifest_is_stored_on_all_others_and_read_back(
     mesh_of: MeshOpener, autojump_clock: MockClock
 ) -> None:
