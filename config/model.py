@@ -261,13 +261,13 @@ class LimitSettings:
     max_connections: int = _setting(
         Integer(8, 65536),
         512,
-        "Connections at once, inbound and outbound; one more inbound is refused.",
+        "Inbound connections at once; one more is refused.",
         "Each costs a file descriptor and memory; raise it with the size of the mesh.",
     )
     max_streams_per_peer: int = _setting(
-        Integer(8, 65536),
-        256,
-        "Streams one peer may have open to this node.",
+        Integer(8, 250),
+        128,
+        "Streams open at once with one peer, in each direction.",
         "Only a sign of a faulty peer is worth lowering it for.",
     )
     max_requests_per_peer: int = _setting(
@@ -290,10 +290,11 @@ class LimitSettings:
         "Set it where members are not trusted to be considerate.",
     )
     max_records_per_peer: int = _setting(
-        Integer(1000, 1_000_000_000),
-        1_000_000,
-        "DHT records kept on behalf of one peer; beyond it the farthest are refused.",
-        "A peer that shares more chunks than this needs more; each takes about 100 bytes of disk.",
+        Integer(1000, 250_000),
+        250_000,
+        "DHT records kept on behalf of one peer; beyond it further ones are refused.",
+        "Lower it on small machines: each takes about 350 bytes of memory and 100 of disk. The "
+        "bound is a quarter of all records a node keeps, so that no peer can fill it alone.",
     )
 
 

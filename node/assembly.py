@@ -28,7 +28,7 @@ from .exchange import (
     serve,
 )
 from .identity import Identity, MemberInfo, Mesh
-from .keeper import Announcer, Catalogue, Promises
+from .keeper import Announcer, Catalogue, Promises, Releaser
 from .members import Members
 from .store import KeyValue, Store, open_store
 from .transport.libp2p_host import open_libp2p_host
@@ -41,7 +41,6 @@ log = structlog.get_logger(__name__)
 
 _SAVE_STATS_EVERY_SECS = 60.0
 _SAVE_STATS_WITHIN_SECS = 1.0
-_MOST_STREAMS_PER_PEER = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,7 @@ class Parts:
     members: Members
     announcer: Announcer
     promises: Promises
+    releaser: Releaser
     catalogue: Catalogue
     bootstrap: Bootstrap
 
@@ -85,7 +85,8 @@ async def open_parts(config: Config, *, serve_peers: bool) -> AsyncIterator[Part
         dht = await stack.enter_async_context(open_dht(host, store.records, _dht_settings(config)))
         await stats.load(saved_stats, [entry.peer for entry in dht.peers()])
         announcer = Announcer(dht)
-        promises = Promises(identity.peer_id, store, dht, announcer)
+        catalogue = Catalogue(config.paths.data_dir / "catalogue")
+        promises = Promises(identity.peer_id, store, dht, announcer, catalogue)
         await stack.enter_async_context(
             serve(
                 host,
@@ -99,13 +100,14 @@ async def open_parts(config: Config, *, serve_peers: bool) -> AsyncIterator[Part
         )
         bootstrap = Bootstrap(host, dht, [*config.network.bootstrap, *mesh.bootstrap])
         members = Members(host, dht, exchange)
+        releaser = Releaser(promises, store, exchange, members)
         if config.network.mdns and serve_peers:
             await stack.enter_async_context(open_mdns(host, mesh, bootstrap.found))
-        catalogue = Catalogue(store.key_value("catalogue"))
         async with open_owned_nursery() as nursery:
             nursery.start_soon(announcer.run)
             nursery.start_soon(bootstrap.run)
             nursery.start_soon(members.run)
+            nursery.start_soon(releaser.run)
             nursery.start_soon(_keep_stats, stats, saved_stats)
             yield Parts(
                 config=config,
@@ -118,6 +120,7 @@ async def open_parts(config: Config, *, serve_peers: bool) -> AsyncIterator[Part
                 members=members,
                 announcer=announcer,
                 promises=promises,
+                releaser=releaser,
                 catalogue=catalogue,
                 bootstrap=bootstrap,
             )
@@ -136,7 +139,7 @@ async def _open_host(
                 dial_timeout=network.dial_timeout_secs,
                 keepalive=network.keepalive_secs,
                 max_connections=limits.max_connections,
-                max_streams_per_peer=min(limits.max_streams_per_peer, _MOST_STREAMS_PER_PEER),
+                max_streams_per_peer=limits.max_streams_per_peer,
             ),
         )
     )
@@ -192,9 +195,14 @@ async def _keep_stats(stats: PeerStatsTable, table: KeyValue) -> None:
     try:
         while True:
             await trio.sleep(_SAVE_STATS_EVERY_SECS)
-            await stats.save(table)
-    except MeshError as error:
-        log.warning("peer_stats_not_saved", error=str(error))
+            await _save_stats(stats, table)
     finally:
         with trio.move_on_after(_SAVE_STATS_WITHIN_SECS, shield=True):
-            await stats.save(table)
+            await _save_stats(stats, table)
+
+
+async def _save_stats(stats: PeerStatsTable, table: KeyValue) -> None:
+    try:
+        await stats.save(table)
+    except MeshError as error:
+        log.warning("peer_stats_not_saved", error=str(error))

@@ -16,6 +16,9 @@ log = structlog.get_logger(__name__)
 
 _FIRST_PAUSE_SECS = 2.0
 _LONGEST_PAUSE_SECS = 60.0
+_SHORTEST_PAUSE_SECS = 1.0
+_LOOK_AROUND_SECS = 10.0
+_MOST_FOUND = 64
 
 
 class _Dht(Protocol):
@@ -45,6 +48,7 @@ class Bootstrap:
         self._host = host
         self._dht = dht
         self._peers: list[PeerId] = []
+        self._found: dict[PeerId, None] = {}
         self._wake = trio.Event()
         self.attempted = trio.Event()
         """Set when the first attempt has ended, well or not."""
@@ -59,10 +63,13 @@ class Bootstrap:
         if peer == self._host.peer_id:
             return
         self._host.add_addresses(peer, addresses)
-        if peer not in self._host.connected_peers():
-            if peer not in self._peers:
-                self._peers.append(peer)
-            self._wake.set()
+        if peer in self._host.connected_peers() or peer in self._found:
+            return
+        # Anybody on the local network can announce any number of peers.
+        while len(self._found) >= _MOST_FOUND:
+            self._found.pop(next(iter(self._found)))
+        self._found[peer] = None
+        self._wake.set()
 
     async def run(self) -> None:
         """Bootstrap until cancelled."""
@@ -71,16 +78,18 @@ class Bootstrap:
         while True:
             self._wake = trio.Event()
             try:
-                known = await self._dht.bootstrap(self._peers)
+                known = await self._dht.bootstrap([*self._peers, *self._found])
                 if known != last:
                     log.info("bootstrapped", known_peers=known)
                 last = known
             except MeshError as error:
                 log.warning("bootstrap_failed", error=str(error), retry_secs=pause)
             self.attempted.set()
+            self._found.clear()
+            await trio.sleep(_SHORTEST_PAUSE_SECS)
             while self._host.connected_peers() and not self._wake.is_set():
                 pause = _FIRST_PAUSE_SECS
-                with trio.move_on_after(_LONGEST_PAUSE_SECS):
+                with trio.move_on_after(_LOOK_AROUND_SECS):
                     await self._wake.wait()
             with trio.move_on_after(pause):
                 await self._wake.wait()

@@ -6,6 +6,7 @@ connected already. Above `_MOST_CONNECTIONS` only the nearest known peers are ke
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Protocol
 import structlog
 import trio
 
-from ..dht.host import Host
+from ..dht.host import ConnectionEvent, Host
 from ..dht.peer_id import PeerId
 from ..errors import MeshError
 from .exchange import PeerInfo, PeerStatsTable
@@ -25,6 +26,7 @@ log = structlog.get_logger(__name__)
 REFRESH_SECS = 10.0
 _INFO_AGE_SECS = 30.0
 _ASK_TIMEOUT_SECS = 3.0
+_ASK_BRIEFLY_SECS = 0.5
 _MOST_CONNECTIONS = 128
 _AT_ONCE = 8
 
@@ -68,10 +70,22 @@ class Members:
             if peer in connected
         ]
 
+    def known(self) -> set[PeerId]:
+        """Everyone who may keep something for us, connected or not."""
+        return {entry.peer for entry in self._dht.peers()} | self._host.connected_peers()
+
+    def connected(self) -> frozenset[PeerId]:
+        return self._host.connected_peers()
+
     def info(self, peer: PeerId) -> PeerInfo | None:
         """What `peer` last said of itself, if it ever did."""
         known = self._known.get(peer)
         return known.info if known else None
+
+    async def refresh_connected(self) -> None:
+        """Ask connected members that have not been asked lately; quick, because a put waits."""
+        with trio.move_on_after(_ASK_BRIEFLY_SECS):
+            await self._each(self._stale(), self._ask)
 
     async def refresh(self) -> None:
         """Connect to known peers that are not connected, then ask all for news."""
@@ -79,13 +93,7 @@ class Members:
         room = max(0, _MOST_CONNECTIONS - len(connected))
         absent = [e.peer for e in self._dht.peers() if e.peer not in connected]
         await self._each(absent[:room], self._connect)
-        now = trio.current_time()
-        stale = [
-            peer
-            for peer in self._host.connected_peers()
-            if peer not in self._known or now - self._known[peer].asked > _INFO_AGE_SECS
-        ]
-        await self._each(stale, self._ask)
+        await self._each(self._stale(), self._ask)
 
     async def run(self) -> None:
         """Refresh until cancelled: on every new connection and every `REFRESH_SECS`."""
@@ -93,9 +101,23 @@ class Members:
             while True:
                 await self.refresh()
                 with trio.move_on_after(REFRESH_SECS):
-                    event = await events.receive()
-                    if not event.connected and event.peer not in self._host.connected_peers():
-                        self._known.pop(event.peer, None)
+                    self._note(await events.receive())
+                    # A burst of events (a mesh that comes up) is worth one round, not one each.
+                    with contextlib.suppress(trio.WouldBlock):
+                        while True:
+                            self._note(events.receive_nowait())
+
+    def _note(self, event: ConnectionEvent) -> None:
+        if event.peer not in self._host.connected_peers():
+            self._known.pop(event.peer, None)
+
+    def _stale(self) -> list[PeerId]:
+        now = trio.current_time()
+        return [
+            peer
+            for peer in self._host.connected_peers()
+            if peer not in self._known or now - self._known[peer].asked > _INFO_AGE_SECS
+        ]
 
     async def _each(self, peers: Sequence[PeerId], work: _Work) -> None:
         limit = trio.CapacityLimiter(_AT_ONCE)

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -108,28 +109,39 @@ class Node:
         progress: ProgressSink = ignore_events,
     ) -> PutReport:
         """Put several sources, a link for each; the report says what became of every one."""
-        await self._parts.members.refresh()
-        report = await self._putter.put(sources, options or PutOptions(), progress)
-        for source in report.sources:
-            await self._remember(source)
-        return report
+        await self._parts.members.refresh_connected()
+        async with self._parts.promises.putting():
+            report = await self._putter.put(sources, options or PutOptions(), progress)
+            kept = [await self._remember(source) for source in report.sources]
+        return replace(report, sources=tuple(kept))
 
-    async def _remember(self, source: SourceReport) -> None:
+    async def _remember(self, source: SourceReport) -> SourceReport:
+        """Hold what was put; a source that cannot be held has failed, the others have not."""
         if source.link is None:
-            return
-        await self._parts.promises.hold_link(source.link.digest, source.placements.keys())
-        await self._parts.catalogue.add(
-            CatalogueEntry(
-                link=source.link,
-                name=source.name,
-                kind=source.kind,
-                size=source.size,
-                chunks=source.chunks,
-                outcome=source.outcome,
-                copies=source.copies,
-                put_at=time.time(),
-            )
+            return source
+        entry = CatalogueEntry(
+            link=source.link,
+            name=source.name,
+            kind=source.kind,
+            size=source.size,
+            chunks=source.chunks,
+            outcome=source.outcome,
+            copies=source.copies,
+            put_at=time.time(),
         )
+        try:
+            await self._parts.promises.hold_link(entry, source.placements.keys())
+        except MeshError as error:
+            return replace(
+                source,
+                outcome="failed",
+                link=None,
+                error=error.message,
+                hint=error.hint,
+                error_code=error.code,
+                error_exit_code=error.exit_code,
+            )
+        return source
 
     async def get(
         self,
@@ -173,37 +185,16 @@ class Node:
         Raises:
             NotFoundError: the link was not put on this node.
         """
-        parts = self._parts
-        root = _as_link(link).digest
-        await parts.catalogue.find(root)
-        dropped = await parts.promises.drop_link(root)
-        released, unreachable = await self._release(dropped.unowned)
-        await parts.catalogue.remove(root)
+        dropped = await self._parts.promises.drop_link(_as_link(link).digest)
+        done = await self._parts.releaser.round()
         return RemoveReport(
-            dropped.chunks, dropped.removed, dropped.removed_bytes, released, unreachable
+            chunks=dropped.chunks,
+            removed_here=0 if done.deferred else dropped.free,
+            removed_bytes=0 if done.deferred else dropped.free_bytes,
+            released=done.released,
+            unreachable=tuple(sorted(done.unreachable)),
+            deferred=done.deferred,
         )
-
-    async def _release(
-        self, digests: Sequence[bytes]
-    ) -> tuple[dict[PeerId, int], tuple[PeerId, ...]]:
-        """Ask every known peer to let go of what it keeps for us."""
-        released: dict[PeerId, int] = {}
-        unreachable: list[PeerId] = []
-
-        async def ask(peer: PeerId) -> None:
-            try:
-                count = await self._parts.exchange.release(peer, digests)
-            except MeshError as error:
-                log.info("release_failed", peer=peer.short, error=str(error))
-                unreachable.append(peer)
-                return
-            if count:
-                released[peer] = count
-
-        async with trio.open_nursery() as nursery:
-            for entry in self._parts.dht.peers():
-                nursery.start_soon(ask, entry.peer)
-        return released, tuple(unreachable)
 
     # --- observation --------------------------------------------------------------------------
 
@@ -268,7 +259,7 @@ class Node:
         """Wait until the first attempt to find the mesh has ended (bounded; it may have failed)."""
         with trio.move_on_after(_READY_WITHIN_SECS):
             await self._parts.bootstrap.attempted.wait()
-            await self._parts.members.refresh()
+            await self._parts.members.refresh_connected()
 
     def request_stop(self) -> None:
         """Ask whoever runs this node to end it; see `wait_stop_requested`."""

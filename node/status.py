@@ -95,7 +95,9 @@ class RemoveReport:
     released: Mapping[PeerId, int]
     """Peers that let go of copies they held for us, and of how many."""
     unreachable: tuple[PeerId, ...]
-    """Known peers that could not be asked: what they hold for us stays until its lease ends."""
+    """Known peers that could not be asked; they are told when they are connected again."""
+    deferred: bool = False
+    """A put is running: everything goes when it has ended."""
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -104,4 +106,5 @@ class RemoveReport:
             "removed_bytes": self.removed_bytes,
             "released": {str(peer): count for peer, count in self.released.items()},
             "unreachable": [str(peer) for peer in self.unreachable],
+            "deferred": self.deferred,
         }

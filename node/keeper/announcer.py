@@ -1,4 +1,4 @@
-"""Tells the DHT which chunks this node holds, in batches, behind the back of whoever stored them.
+"""Tells the DHT which chunks this node holds and which no longer, in batches, in the background.
 
 A peer's PUT is acknowledged when it is durable here; the chunk record follows within
 `DELAY_SECS`, together with all that arrived meanwhile. What could not be announced is tried again
@@ -29,6 +29,7 @@ class Announcing(Protocol):
     """The part of the DHT this needs."""
 
     async def announce(self, chunks: Sequence[tuple[bytes, int]]) -> object: ...
+    async def tell_withdrawn(self, digests: Sequence[bytes]) -> object: ...
 
 
 class Announcer:
@@ -37,6 +38,7 @@ class Announcer:
     def __init__(self, dht: Announcing) -> None:
         self._dht = dht
         self._waiting: dict[bytes, int] = {}
+        self._gone: dict[bytes, None] = {}
         self._wake = trio.Event()
 
     @property
@@ -46,13 +48,17 @@ class Announcer:
 
     def add(self, chunks: Sequence[tuple[bytes, int]]) -> None:
         """Queue chunks; never blocks."""
-        self._waiting.update(chunks)
+        for digest, size in chunks:
+            self._waiting[digest] = size
+            self._gone.pop(digest, None)
         self._wake.set()
 
-    def forget(self, digests: Sequence[bytes]) -> None:
-        """Drop queued chunks that are gone again."""
+    def withdraw(self, digests: Sequence[bytes]) -> None:
+        """Queue the news that these are gone; never blocks."""
         for digest in digests:
             self._waiting.pop(digest, None)
+        self._gone.update(dict.fromkeys(digests))
+        self._wake.set()
 
     async def run(self) -> None:
         """Announce until cancelled."""
@@ -61,15 +67,27 @@ class Announcer:
             await self._wake.wait()
             self._wake = trio.Event()
             await trio.sleep(DELAY_SECS)
-            while self._waiting:
-                batch = list(self._waiting.items())[:BATCH_KEYS]
+            while self._waiting or self._gone:
                 try:
-                    await self._dht.announce(batch)
+                    await self._tell_gone()
+                    await self._tell_new()
                 except MeshError as error:
-                    log.warning("announce_failed", chunks=len(batch), error=str(error), retry=pause)
+                    log.warning("announce_failed", lag=self.lag, error=str(error), retry=pause)
                     await trio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE_SECS)
-                    continue
-                pause = _FIRST_PAUSE_SECS
-                for digest, _size in batch:
-                    self._waiting.pop(digest, None)
+                else:
+                    pause = _FIRST_PAUSE_SECS
+
+    async def _tell_gone(self) -> None:
+        batch = list(self._gone)[:BATCH_KEYS]
+        if batch:
+            await self._dht.tell_withdrawn(batch)
+            for digest in batch:
+                self._gone.pop(digest, None)
+
+    async def _tell_new(self) -> None:
+        batch = list(self._waiting.items())[:BATCH_KEYS]
+        if batch:
+            await self._dht.announce(batch)
+            for digest, _size in batch:
+                self._waiting.pop(digest, None)

@@ -1,21 +1,32 @@
 """What was put on this node: one entry per link, kept until `rm`.
 
-The entry holds the whole link, key included: the catalogue is as secret as the mesh secret beside
-it, and lies in a database only its user can read.
+The entry holds the whole link, key included: the catalogue is as secret as the mesh secret, and its
+files are readable by their owner alone. Each entry is a file of its own rather than a row of the
+store's database, because the database can be rebuilt from the segments and links cannot: they are
+the only keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import msgpack
+import structlog
+import trio
 
-from ...errors import FormatError, NotFoundError
+from ...config.durable import replace_file
+from ...errors import FormatError, LinkError, NotFoundError, StoreError
 from ..content import Link
 
+log = structlog.get_logger(__name__)
+
 _VERSION = 1
+_SUFFIX = ".entry"
+_MAX_ENTRY_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +55,10 @@ class CatalogueEntry:
         }
 
     def to_bytes(self) -> bytes:
-        packed: bytes = msgpack.packb({"v": _VERSION, **self.to_json()})
+        # Names are file names: any bytes, carried in text as `os.fsdecode` does.
+        packed: bytes = msgpack.packb(
+            {"v": _VERSION, **self.to_json()}, unicode_errors="surrogateescape"
+        )
         return packed
 
     @classmethod
@@ -53,7 +67,9 @@ class CatalogueEntry:
         FormatError: not an entry, or one of a newer version.
         """
         try:
-            fields: Mapping[str, Any] = msgpack.unpackb(data)
+            fields: Mapping[str, Any] = msgpack.unpackb(
+                data, unicode_errors="surrogateescape", strict_map_key=True
+            )
             if fields["v"] != _VERSION:
                 raise FormatError(f"a catalogue entry has version {fields['v']!r}")
             return cls(
@@ -66,44 +82,67 @@ class CatalogueEntry:
                 int(fields["copies"]),
                 float(fields["put_at"]),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, LinkError) as error:
             raise FormatError(f"a catalogue entry cannot be read: {error!r}") from error
 
 
-class KeyValue(Protocol):
-    """The part of the store's key-value tables this needs."""
-
-    async def get(self, key: bytes) -> bytes | None: ...
-    async def put(self, key: bytes, value: bytes) -> None: ...
-    async def delete(self, key: bytes) -> object: ...
-    def items(self) -> AsyncIterator[tuple[bytes, bytes]]: ...
-
-
 class Catalogue:
-    """The table, keyed by the digest of the link's root."""
+    """The entries, one file each in `folder`, named by the digest of the link's root."""
 
-    def __init__(self, table: KeyValue) -> None:
-        self._table = table
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     async def add(self, entry: CatalogueEntry) -> None:
-        await self._table.put(entry.link.digest, entry.to_bytes())
+        """Write an entry; durable when this returns.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        await trio.to_thread.run_sync(self._write, entry)
+
+    def _write(self, entry: CatalogueEntry) -> None:
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            replace_file(self._path(entry.link.digest), entry.to_bytes(), mode=0o600)
+        except OSError as error:
+            raise StoreError(
+                f"The link to {entry.name!r} cannot be written down in {self._folder}: "
+                f"{error.strerror}.",
+                hint="Make room on that disk, or mend its permissions, and put it again.",
+            ) from error
 
     async def entries(self) -> list[CatalogueEntry]:
-        """All entries, newest first."""
-        found = [CatalogueEntry.from_bytes(value) async for _key, value in self._table.items()]
+        """All entries, newest first; one that cannot be read is left out and logged."""
+        return await trio.to_thread.run_sync(self._read_all)
+
+    def _read_all(self) -> list[CatalogueEntry]:
+        found = []
+        for path in self._folder.glob(f"*{_SUFFIX}"):
+            try:
+                found.append(self._read(path))
+            except (OSError, FormatError) as error:
+                log.warning("catalogue_entry_unreadable", path=str(path), error=str(error))
         return sorted(found, key=lambda entry: entry.put_at, reverse=True)
+
+    def _read(self, path: Path) -> CatalogueEntry:
+        with path.open("rb") as file:
+            return CatalogueEntry.from_bytes(file.read(_MAX_ENTRY_BYTES))
 
     async def find(self, digest: bytes) -> CatalogueEntry:
         """Raises:
         NotFoundError: nothing of that name was put here.
         """
-        value = await self._table.get(digest)
-        if value is None:
+        try:
+            return await trio.to_thread.run_sync(self._read, self._path(digest))
+        except FileNotFoundError:
             raise NotFoundError(
                 "This link was not put on this node.",
                 hint="`meshnode ls` lists what was; remove it on the node it was put on.",
-            )
-        return CatalogueEntry.from_bytes(value)
+            ) from None
 
     async def remove(self, digest: bytes) -> None:
-        await self._table.delete(digest)
+        """Forget an entry; nothing happens when there is none."""
+        await trio.to_thread.run_sync(partial(self._path(digest).unlink, missing_ok=True))
+
+    def _path(self, digest: bytes) -> Path:
+        return self._folder / f"{digest.hex()}{_SUFFIX}"

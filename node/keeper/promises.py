@@ -1,13 +1,17 @@
 """Who was promised which chunk, and what goes when the last promise goes.
 
-One lock orders promises and removals: without it a chunk could be deleted for its last owner
-between the moment a new owner finds it here and the moment that owner's hold is written down.
+Two orders are kept. Promises and removals on this node follow each other under one lock, which is
+never held across the network: without it a chunk could be deleted for its last owner while a new
+owner's hold is being written down. And nothing is deleted here or released at peers while a put
+runs (`putting`): a put counts chunks and copies that it found in place.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,43 +21,69 @@ from ...dht.peer_id import PeerId
 from ...errors import StoreError, TransferError
 from ..exchange import Kept
 from ..store import Store
-from ..store.holds import NO_ROOT
+from ..store.holds import HERE, NO_ROOT
 from .announcer import Announcer
+from .catalogue import Catalogue, CatalogueEntry
 
 _FOREVER = math.inf
+_DELETE_AT_ONCE = 1000
+RELEASE_WITHIN_SECS = 90 * 86_400.0
+"""How long an unreachable peer is remembered: the longest lease it can have given."""
 
 
-class Withdrawing(Protocol):
+class LettingGo(Protocol):
     """The part of the DHT this needs."""
 
-    async def withdraw(self, digests: Sequence[bytes]) -> None: ...
+    def let_go(self, digests: Sequence[bytes]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """What dropping the holds of a link came to. Sizes in bytes."""
+    """What dropping the holds of a link came to."""
 
     chunks: int
     """Chunks the link held."""
-    unowned: tuple[bytes, ...]
-    """Of these, those that no other link of this node holds: peers may let go of them too."""
-    removed: int
-    """Deleted here."""
-    removed_bytes: int
+    free: int
+    """Of these, those that nobody holds any more: deleted as soon as no put runs."""
+    free_bytes: int
 
 
 class Promises:
     """Keeps and drops holds, and deletes chunks that nobody holds any more."""
 
     def __init__(
-        self, self_id: PeerId, store: Store, dht: Withdrawing, announcer: Announcer
+        self,
+        self_id: PeerId,
+        store: Store,
+        dht: LettingGo,
+        announcer: Announcer,
+        catalogue: Catalogue,
     ) -> None:
-        self._self_id = self_id
+        self.self_id = self_id
+        self.releasing = trio.Lock()
+        """Held by whoever tells peers to let go; a put does not begin meanwhile."""
         self._store = store
         self._dht = dht
         self._announcer = announcer
+        self._catalogue = catalogue
         self._lock = trio.Lock()
         self._unwritten: dict[tuple[PeerId, bytes], float] = {}
+        self._puts = 0
+
+    @property
+    def putting_now(self) -> bool:
+        """Whether a put runs on this node."""
+        return self._puts > 0
+
+    @asynccontextmanager
+    async def putting(self) -> AsyncIterator[None]:
+        """A put runs for the length of the block."""
+        async with self.releasing, self._lock:
+            self._puts += 1
+        try:
+            yield
+        finally:
+            self._puts -= 1
 
     async def keep_for_peer(self, kept: Kept) -> None:
         """A peer put a chunk here: write down, durably, what its receipt is about to promise.
@@ -87,38 +117,67 @@ class Promises:
     async def release_for_peer(self, owner: PeerId, digests: Sequence[bytes]) -> int:
         """A peer no longer wants these chunks kept; returns how many were kept for it."""
         async with self._lock:
-            unowned, free = await self._store.holds.drop(owner, digests)
-            await self._delete(free)
-        return len(unowned)
+            letting = await self._store.holds.letting(owner, digests)
+            await self._store.holds.drop(owner, letting.held, free=letting.free)
+            await self._delete_free()
+        return len(letting.held)
 
-    async def hold_link(self, root: bytes, digests: Collection[bytes]) -> None:
-        """This node's own put is complete: hold all its chunks.
+    async def hold_link(self, entry: CatalogueEntry, digests: Collection[bytes]) -> None:
+        """This node's own put is complete: hold all its chunks, and enter it in the catalogue.
 
         Raises:
-            TransferError: a chunk the put found here already was removed while it ran.
+            TransferError: a chunk is not here any more (quarantined while the put ran).
         """
         async with self._lock:
-            await self._store.holds.add(self._self_id, digests, _FOREVER, root=root)
             held = await self._store.chunks.has(list(digests))
-        if not all(held):
-            raise TransferError(
-                f"{held.count(False)} chunks of this put were removed while it ran.",
-                hint="Put it again.",
-            )
+            if not all(held):
+                raise TransferError(
+                    f"{held.count(False)} chunks of {entry.name} were lost while it was put.",
+                    hint="Put it again; if it happens again, check the disk.",
+                )
+            root = entry.link.digest
+            await self._store.holds.add(self.self_id, digests, _FOREVER, root=root)
+            await self._catalogue.add(entry)
 
     async def drop_link(self, root: bytes) -> Dropped:
-        """Drop everything this node holds for the link named `root`."""
+        """Drop everything this node holds for the link named `root`. What peers keep for it is
+        noted down to be released.
+
+        Raises:
+            NotFoundError: nothing of that name was put here.
+        """
+        holds = self._store.holds
         async with self._lock:
-            digests = await self._store.holds.held_for(self._self_id, root)
-            unowned, free = await self._store.holds.drop(self._self_id, digests, root=root)
-            sizes = await self._store.chunks.sizes(free)
-            removed = await self._delete(free)
-        await self._dht.withdraw([root])
+            await self._catalogue.find(root)
+            digests = await holds.held_for(self.self_id, root)
+            letting = await holds.letting(self.self_id, digests, root=root)
+            sizes = await self._store.chunks.sizes(letting.free)
+            await holds.drop(
+                self.self_id,
+                letting.held,
+                root=root,
+                release=letting.unowned,
+                free=letting.free,
+                until=time.time() + RELEASE_WITHIN_SECS,
+            )
+            await self._catalogue.remove(root)
+            self._dht.let_go([root])
+        self._announcer.withdraw([root])
         return Dropped(
-            len(digests), tuple(unowned), removed, sum(size for size in sizes if size is not None)
+            len(digests), len(letting.free), sum(size for size in sizes if size is not None)
         )
 
-    async def _delete(self, digests: Sequence[bytes]) -> int:
-        self._announcer.forget(digests)
-        await self._dht.withdraw(digests)
-        return await self._store.chunks.delete(digests)
+    async def delete_free(self) -> None:
+        """Delete what nobody holds any more, unless a put runs: then later."""
+        async with self._lock:
+            await self._delete_free()
+
+    async def _delete_free(self) -> None:
+        while not self._puts:
+            digests = await self._store.holds.deletable(_DELETE_AT_ONCE)
+            if not digests:
+                return
+            self._dht.let_go(digests)
+            self._announcer.withdraw(digests)
+            await self._store.chunks.delete(digests)
+            await self._store.holds.told(digests, HERE)

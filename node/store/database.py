@@ -55,6 +55,9 @@ CREATE TABLE IF NOT EXISTS holds (
     PRIMARY KEY (digest, owner, root)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS holds_by_root ON holds (owner, root);
+CREATE TABLE IF NOT EXISTS releases (
+    digest BLOB NOT NULL, peer BLOB NOT NULL, until REAL NOT NULL, PRIMARY KEY (peer, digest)
+) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS records_by_expiry ON records (expires);
 CREATE TABLE IF NOT EXISTS about (store BLOB NOT NULL);
 """

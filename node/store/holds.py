@@ -2,13 +2,18 @@
 
 A chunk has any number of holds (digest, owner, root): the node's own puts hold it for the root of
 their link, a peer's PUT holds it for that peer (root empty: what it belongs to is the peer's
-affair). What has no hold left may go; so a hold is durable before its promise is given, and a drop
-is durable before anything is deleted for it. A chunk that never had a hold is kept.
+affair). What has no hold left may go; so a hold is durable before its promise is given.
+
+Beside it `releases`, what follows from a dropped hold and is still to be done: telling peers that
+we no longer want a chunk, deleting a chunk here that nobody holds. It is noted in the transaction
+that drops the hold, so no crash leaves a chunk behind that nobody can remove any more.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from .protocol import Digest
@@ -17,22 +22,32 @@ from .tables import Table
 NO_ROOT = b""
 UNKNOWN_OWNER = b""
 """Holds what was found in the segments after the table of holds was lost: see `opening`."""
+ALL_PEERS = b""
+"""In `releases`: no peer has been told yet."""
+HERE = b"\x00"
+"""In `releases`: to be deleted from this node, unless somebody holds it by then."""
 
 Hold = tuple[Digest, bytes, bytes, float]
 """digest, owner, root, until (seconds since the epoch)."""
 
 
-class HoldTable(Table):
-    """The `holds` table."""
+@dataclass(frozen=True, slots=True)
+class Letting:
+    """What dropping an owner's holds for one root would come to."""
 
-    async def add(
-        self, owner: bytes, digests: Iterable[Digest], until: float, *, root: bytes = NO_ROOT
-    ) -> None:
-        """Hold chunks for `owner` until a Unix time; a longer hold is never shortened."""
-        await self.add_many([(digest, owner, root, until) for digest in digests])
+    held: tuple[Digest, ...]
+    """Chunks the owner holds for that root."""
+    unowned: tuple[Digest, ...]
+    """Of these, those the owner holds for no other root."""
+    free: tuple[Digest, ...]
+    """Of these, those nobody else holds either."""
+
+
+class HoldTable(Table):
+    """The `holds` and `releases` tables. Callers order their calls: see `keeper.promises`."""
 
     async def add_many(self, rows: Sequence[Hold]) -> None:
-        """Add holds in one transaction; durable when this returns."""
+        """Add holds in one transaction; durable when this returns. None is ever shortened."""
 
         def work() -> None:
             with self._database.write(durable=True) as db:
@@ -43,6 +58,12 @@ class HoldTable(Table):
                 )
 
         await self._in_thread(work)
+
+    async def add(
+        self, owner: bytes, digests: Iterable[Digest], until: float, *, root: bytes = NO_ROOT
+    ) -> None:
+        """Hold chunks for `owner` until a Unix time."""
+        await self.add_many([(digest, owner, root, until) for digest in digests])
 
     async def held_for(self, owner: bytes, root: bytes) -> list[Digest]:
         """Every chunk `owner` holds for `root`."""
@@ -56,32 +77,120 @@ class HoldTable(Table):
 
         return await self._in_thread(work)
 
-    async def drop(
+    async def letting(
         self, owner: bytes, digests: Sequence[Digest], *, root: bytes = NO_ROOT
-    ) -> tuple[list[Digest], list[Digest]]:
-        """Let go of `owner`'s holds for `root`; durable when this returns.
+    ) -> Letting:
+        """What `drop` with the same arguments would come to; changes nothing."""
+        return await self._in_thread(partial(self._letting, owner, digests, root))
 
-        Returns (chunks `owner` holds no more for any root, chunks nobody holds any more); only
-        chunks that `owner` did hold for `root` are in either.
-        """
-        return await self._in_thread(partial(self._drop, owner, digests, root))
-
-    def _drop(
-        self, owner: bytes, digests: Sequence[Digest], root: bytes
-    ) -> tuple[list[Digest], list[Digest]]:
+    def _letting(self, owner: bytes, digests: Sequence[Digest], root: bytes) -> Letting:
+        held: list[Digest] = []
         unowned: list[Digest] = []
         free: list[Digest] = []
-        with self._database.write(durable=True) as db:
-            for digest in digests:
-                gone = db.execute(
-                    "DELETE FROM holds WHERE digest = ? AND owner = ? AND root = ?",
-                    (digest, owner, root),
-                ).rowcount
-                if not gone:
+        with self._database.read() as db:
+            for digest in dict.fromkeys(digests):
+                holds = db.execute(
+                    "SELECT owner, root FROM holds WHERE digest = ?", (digest,)
+                ).fetchall()
+                if (owner, root) not in holds:
                     continue
-                left = db.execute("SELECT owner FROM holds WHERE digest = ?", (digest,)).fetchall()
-                if (owner,) not in left:
+                held.append(digest)
+                others = [hold for hold in holds if hold != (owner, root)]
+                if all(other != owner for other, _ in others):
                     unowned.append(digest)
-                if not left:
+                if not others:
                     free.append(digest)
-        return unowned, free
+        return Letting(tuple(held), tuple(unowned), tuple(free))
+
+    async def drop(
+        self,
+        owner: bytes,
+        digests: Sequence[Digest],
+        *,
+        root: bytes = NO_ROOT,
+        release: Sequence[Digest] = (),
+        free: Sequence[Digest] = (),
+        until: float = math.inf,
+    ) -> None:
+        """Let go of `owner`'s holds for `root`; note in the same transaction that peers are to be
+        told about `release` (until a Unix time) and that `free` is to be deleted here."""
+
+        def work() -> None:
+            with self._database.write(durable=True) as db:
+                db.executemany(
+                    "DELETE FROM holds WHERE digest = ? AND owner = ? AND root = ?",
+                    [(digest, owner, root) for digest in digests],
+                )
+                db.executemany(
+                    "INSERT OR REPLACE INTO releases VALUES (?, ?, ?)",
+                    [(digest, ALL_PEERS, until) for digest in release]
+                    + [(digest, HERE, math.inf) for digest in free],
+                )
+
+        await self._in_thread(work)
+
+    async def deletable(self, limit: int) -> list[Digest]:
+        """Up to `limit` chunks that are to be deleted here; those held again are forgotten."""
+
+        def work() -> list[Digest]:
+            with self._database.write() as db:
+                db.execute(
+                    "DELETE FROM releases WHERE peer = ? AND digest IN (SELECT digest FROM holds)",
+                    (HERE,),
+                )
+                found = db.execute(
+                    "SELECT digest FROM releases WHERE peer = ? LIMIT ?", (HERE, limit)
+                )
+                return [digest for (digest,) in found]
+
+        return await self._in_thread(work)
+
+    async def releases(self, owner: bytes, peer: bytes, limit: int, now: float) -> list[Digest]:
+        """Up to `limit` chunks that `peer` is to be told about, and that `owner` has not come to
+        hold again meanwhile. What is no longer to be told is forgotten."""
+
+        def work() -> list[Digest]:
+            with self._database.write() as db:
+                db.execute(
+                    "DELETE FROM releases WHERE peer = ? AND (until < ?"
+                    " OR digest IN (SELECT digest FROM holds WHERE owner = ?))",
+                    (peer, now, owner),
+                )
+                found = db.execute(
+                    "SELECT digest FROM releases WHERE peer = ? LIMIT ?", (peer, limit)
+                )
+                return [digest for (digest,) in found]
+
+        return await self._in_thread(work)
+
+    async def told(
+        self, digests: Sequence[Digest], peer: bytes, *, owed: Iterable[bytes] = ()
+    ) -> None:
+        """`peer` (or `ALL_PEERS`, or `HERE`) is done with chunks; the peers in `owed` are not."""
+        rows = [(digest, other, digest) for other in owed for digest in digests]
+
+        def work() -> None:
+            with self._database.write(durable=True) as db:
+                db.executemany(
+                    "INSERT OR REPLACE INTO releases SELECT ?, ?, until FROM releases"
+                    " WHERE digest = ? AND peer = x''",
+                    rows,
+                )
+                db.executemany(
+                    "DELETE FROM releases WHERE digest = ? AND peer = ?",
+                    [(digest, peer) for digest in digests],
+                )
+
+        await self._in_thread(work)
+
+    async def owed_peers(self) -> list[bytes]:
+        """Peers, each by name, that still have to be told about something."""
+
+        def work() -> list[bytes]:
+            with self._database.read() as db:
+                found = db.execute(
+                    "SELECT DISTINCT peer FROM releases WHERE peer NOT IN (?, ?)", (ALL_PEERS, HERE)
+                )
+                return [peer for (peer,) in found]
+
+        return await self._in_thread(work)

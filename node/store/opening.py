@@ -27,6 +27,7 @@ from .writer import Limits, Writer
 SEGMENT_BYTES = 256 * 1024 * 1024
 LONGEST_LEASE_SECS = 90 * 86_400.0
 """The longest promise a peer may have been given."""
+_HOLDS_LOST = ("store", b"holds lost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +118,9 @@ def _open(
     stack.callback(segment_files.close)
     tail = Tail(layout, files, segment_files, store_id, segment_bytes)
     recovery = Recovery(layout, files, segment_files, index, store_id, segment_bytes)
-    with database.read() as db:
-        had_chunks = db.execute("SELECT 1 FROM chunks LIMIT 1").fetchone() is not None
+    _note_lost_holds(database)
     ledger = recovery.run(tail)
-    if not had_chunks:
-        _hold_for_unknown_owners(database)
+    _replace_lost_holds(database)
     writer = Writer(layout, files, segment_files, tail, index, ledger, limits, store_id)
     chunks = SegmentStore(
         layout=layout,
@@ -139,15 +138,26 @@ def _open(
     return Store(chunks, records, holds, database, gate, threads.reads)
 
 
-def _hold_for_unknown_owners(database: Database) -> None:
-    """After an index was rebuilt: its holds are lost, so what was promised to whom is not known.
+def _note_lost_holds(database: Database) -> None:
+    """An index without chunks is new, or about to be rebuilt and has lost its holds. Written down
+    before the first chunk is found again, so that a rebuild cut short is remembered as one."""
+    with database.write(durable=True) as db:
+        db.execute(
+            "INSERT OR REPLACE INTO key_values SELECT ?, ?, x'01'"
+            " WHERE NOT EXISTS (SELECT 1 FROM chunks)",
+            _HOLDS_LOST,
+        )
 
-    Every chunk found is held for nobody in particular, so that an owner who takes back his own
-    promise cannot take away a chunk that was promised to another one too.
-    """
+
+def _replace_lost_holds(database: Database) -> None:
+    """After an index was rebuilt nobody knows what was promised to whom. Every chunk found is held
+    for nobody in particular, so that an owner who takes back his own promise cannot take away a
+    chunk that was promised to another one too."""
     until = time.time() + LONGEST_LEASE_SECS
     with database.write(durable=True) as db:
         db.execute(
-            "INSERT OR IGNORE INTO holds SELECT digest, ?, ?, ? FROM chunks",
-            (UNKNOWN_OWNER, NO_ROOT, until),
+            "INSERT OR IGNORE INTO holds SELECT digest, ?, ?, ? FROM chunks WHERE EXISTS"
+            " (SELECT 1 FROM key_values WHERE namespace = ? AND key = ?)",
+            (UNKNOWN_OWNER, NO_ROOT, until, *_HOLDS_LOST),
         )
+        db.execute("DELETE FROM key_values WHERE namespace = ? AND key = ?", _HOLDS_LOST)
