@@ -14,10 +14,8 @@ from ..errors import FormatError, MeshError
 
 log = structlog.get_logger(__name__)
 
-_FIRST_PAUSE_SECS = 2.0
 _LONGEST_PAUSE_SECS = 60.0
 _SHORTEST_PAUSE_SECS = 1.0
-_LOOK_AROUND_SECS = 10.0
 _MOST_FOUND = 64
 
 
@@ -72,25 +70,31 @@ class Bootstrap:
         self._wake.set()
 
     async def run(self) -> None:
-        """Bootstrap until cancelled."""
-        pause = _FIRST_PAUSE_SECS
-        last = -1
+        """Look for members until cancelled: often while news comes in, ever less often then.
+
+        Also when connected: two nodes that joined by way of a third at the same moment learn of
+        each other only by looking again.
+        """
+        pause, last = _SHORTEST_PAUSE_SECS, -1
         while True:
             self._wake = trio.Event()
-            try:
-                known = await self._dht.bootstrap([*self._peers, *self._found])
-                if known != last:
-                    log.info("bootstrapped", known_peers=known)
-                last = known
-            except MeshError as error:
-                log.warning("bootstrap_failed", error=str(error), retry_secs=pause)
+            known = await self._look()
+            if known != last:
+                log.info("bootstrapped", known_peers=known)
+                pause = _SHORTEST_PAUSE_SECS
+            last = known
             self.attempted.set()
-            self._found.clear()
             await trio.sleep(_SHORTEST_PAUSE_SECS)
-            while self._host.connected_peers() and not self._wake.is_set():
-                pause = _FIRST_PAUSE_SECS
-                with trio.move_on_after(_LOOK_AROUND_SECS):
-                    await self._wake.wait()
             with trio.move_on_after(pause):
                 await self._wake.wait()
+                pause = _SHORTEST_PAUSE_SECS
             pause = min(2 * pause, _LONGEST_PAUSE_SECS)
+
+    async def _look(self) -> int:
+        """How many peers the DHT knows after another attempt."""
+        found, self._found = self._found, {}
+        try:
+            return await self._dht.bootstrap([*self._peers, *found])
+        except MeshError as error:
+            log.warning("bootstrap_failed", error=str(error))
+            return -1
