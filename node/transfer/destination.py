@@ -292,7 +292,10 @@ def _sync_folder(path: Path) -> None:
 
 def _remove_tree(root: bytes) -> None:
     """Remove a tree of any depth (`shutil.rmtree` recurses), also folders made read-only by their
-    manifest. Links in it are removed, never followed."""
+    manifest. Links in it are removed, never followed; what is no folder itself is only unlinked."""
+    if not stat.S_ISDIR(os.lstat(root).st_mode):
+        os.unlink(root)
+        return
     folders = [root]
     for folder in folders:  # grows while it is walked
         os.chmod(folder, 0o700)

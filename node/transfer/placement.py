@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from ...dht.peer_id import PeerId
 
 _UNKNOWN_SPACE = 64 << 30
+_MOST_SPACE = 16 << 40
+"""More counts as this much: a claim costs nothing, and must not draw everything to one member."""
 _UNKNOWN_THROUGHPUT = 50e6
 _HASH_MASK = (1 << 64) - 1
 
@@ -59,6 +61,7 @@ def rank(
 
 def _weight(member: Member) -> float:
     space = _UNKNOWN_SPACE if member.available_bytes is None else member.available_bytes
+    space = min(space, _MOST_SPACE)
     speed = member.throughput or _UNKNOWN_THROUGHPUT
     # Rounded to powers of two and softened: a weight that follows every byte and every sample
     # would move chunks about between two puts for no gain.

@@ -41,6 +41,7 @@ class SourcePut:
         self._copies = copies
         self._warnings: list[str] = []
         self._sampled = 0
+        self._unconfirmed: dict[PeerId, str] = {}
         self._kind: Kind = "stream" if isinstance(source, StreamSource) else "file"
         self.meter: ProgressMeter = pipeline.meter
 
@@ -153,18 +154,22 @@ class SourcePut:
 
     async def _sample(self, digests: set[Digest]) -> list[Digest]:
         """Read some copies back. A peer that lacks one is believed about none of them; returns
-        the chunks that have fewer copies for it."""
+        the chunks that have fewer copies for it. One that cannot be asked is remembered."""
         uploader = self._pipeline.uploader
         holders = self._holders(digests)
         sizes = {digest: uploader.placement(digest).size for digest in digests}
         samples = choose_samples(holders, sizes, self._ctx.rng)
-        liars = await read_back(self._ctx, samples)
-        self._sampled += len(samples)
-        for peer, reason in liars.items():
+        found = await read_back(self._ctx, samples)
+        self._sampled += found.answered
+        self._unconfirmed.update(found.unconfirmed)
+        for peer in found.confirmed | found.lost.keys():
+            self._unconfirmed.pop(peer, None)
+        for peer, reason in found.lost.items():
             uploader.give_up(peer, reason)
-        lost = [digest for digest, peers in holders.items() if not liars.keys().isdisjoint(peers)]
+        gone = found.lost.keys()
+        lost = [digest for digest, peers in holders.items() if not gone.isdisjoint(peers)]
         for digest in lost:
-            uploader.discount(digest, liars.keys())
+            uploader.discount(digest, gone)
         return lost
 
     async def _replace(self, digests: Sequence[Digest]) -> None:
@@ -217,9 +222,15 @@ class SourcePut:
             bytes_sent=sum(placement.bytes_sent for placement in placements),
             seconds=trio.current_time() - began,
             failures=tuple(ingested.failures),
-            warnings=tuple(self._warnings),
+            warnings=(*self._warnings, *self._not_confirmed()),
             placements=holders,
         )
+
+    def _not_confirmed(self) -> list[str]:
+        return [
+            f"Copies on {peer.short} were not confirmed ({reason}); its receipts count."
+            for peer, reason in sorted(self._unconfirmed.items())
+        ]
 
     def _outcome(self, copies: int, ingested: Ingested) -> Outcome:
         if ingested.failures:

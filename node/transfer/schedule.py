@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
+from ...config import ChunkSettings
 from ...dht.peer_id import PeerId
 
 EXPLORATION_SHARE = 1 / 32
@@ -60,6 +61,14 @@ class Schedule:
     def end(self, peer: PeerId, size: int) -> None:
         """That request is over, whatever came of it."""
         self._queued[peer] -= size
+
+
+def patience_seconds(settings: ChunkSettings) -> float:
+    """How long peers that only say "busy" are waited for while nothing gets on with anybody.
+
+    The time one chunk may take, after the longest rest that a peer is granted.
+    """
+    return settings.chunk_timeout_secs + BACKOFF_CAP_SECONDS
 
 
 def backoff_seconds(attempt: int, rng: random.Random) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from ...errors import DestinationError
@@ -16,7 +17,7 @@ def choose_target(destination: Path, name: bytes, *, is_tree: bool, force: bool)
 
     Raises:
         DestinationError: it exists and `force` is not given, or cannot be replaced by this kind
-            of thing, or the folder it should go into is missing.
+            of thing, or is a device, pipe or socket, or the folder it should go into is missing.
     """
     target = destination
     if destination.is_dir():
@@ -33,7 +34,13 @@ def choose_target(destination: Path, name: bytes, *, is_tree: bool, force: bool)
             f"{target} exists already; nothing was written.",
             hint="Choose another place with -o, or replace it with --force.",
         )
-    folder_there = target.is_dir() and not target.is_symlink()
+    mode = os.lstat(target).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+        raise DestinationError(
+            f"{target} is a device, pipe or socket, and is never replaced; nothing was written.",
+            hint="Choose another place with -o.",
+        )
+    folder_there = stat.S_ISDIR(mode)
     if folder_there != is_tree:
         there, wanted = ("folder", "file") if folder_there else ("file", "folder")
         raise DestinationError(

@@ -4,7 +4,11 @@ Each chunk is one task, at most `max_concurrent_uploads` at the same time; its c
 side, each to the next best member. Who fails or refuses is replaced by the next candidate at once,
 and rests for a while; when all have been tried, the chunk waits and tries again,
 `retry_failed_chunks` times. A peer that fails round after round is given up for this put, so that
-one dead member does not cost every chunk all its rounds.
+one dead member does not cost every chunk all its rounds. A busy one has not failed: it is waited
+for as long as anything gets on (see `patience_seconds`).
+
+Every task here belongs to the put, not to the source that submitted the chunk: sources share
+chunks, and one that breaks off must not take away what another counts on.
 
 Nothing asks HAVE first: a PUT of a chunk the peer holds is answered by a receipt without its bytes.
 """
@@ -18,16 +22,30 @@ from dataclasses import dataclass, field
 import trio
 
 from ...dht.peer_id import PeerId
-from ...errors import DeadlineError, MembershipError, MeshError, PeerError, PeerRefusedError
+from ...errors import (
+    DeadlineError,
+    IntegrityError,
+    MembershipError,
+    MeshError,
+    NotFoundError,
+    PeerError,
+    PeerRefusedError,
+    StoreError,
+)
 from ..content import SealedChunk
 from ..exchange import Reason
-from ..store.protocol import Digest
+from ..store.protocol import Buffer, Digest
 from .budget import ByteBudget
 from .context import TransferContext
 from .events import PeerNote, ProgressMeter
 from .failures import reason_of, task_group
 from .placement import Member, rank
-from .schedule import BACKOFF_BASE_SECONDS, BACKOFF_CAP_SECONDS, backoff_seconds
+from .schedule import (
+    BACKOFF_BASE_SECONDS,
+    BACKOFF_CAP_SECONDS,
+    backoff_seconds,
+    patience_seconds,
+)
 
 UPLOAD_BYTES = 24 << 20
 """Chunks in memory that wait for their copies."""
@@ -48,6 +66,27 @@ class Placement:
     """Stored bytes acknowledged, over all copies, those that do not count any more included."""
 
 
+@dataclass(slots=True, eq=False)
+class _Admission:
+    """A chunk on its way into the budget."""
+
+    data: Buffer | None
+    """None: whoever submitted it has gone; the store has the bytes."""
+    admitted: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(slots=True)
+class _Choice:
+    """Who could take a copy."""
+
+    usable: deque[Member] = field(default_factory=deque)
+    """Best first."""
+    resting: list[float] = field(default_factory=list)
+    """How long each of the others rests."""
+    busy: bool = False
+    """Somebody, usable or not, may only have to be waited for."""
+
+
 @dataclass(slots=True)
 class _Health:
     """How a peer fared in this put. It rests after a failure, longer each time in a row."""
@@ -55,6 +94,8 @@ class _Health:
     failures: int = 0
     resting_since: float = float("-inf")
     resting_until: float = float("-inf")
+    busy_since: float | None = None
+    """When it began to answer nothing but "busy"; None: its last answer was another."""
     gone: str = ""
     """Why it is given up for this put; empty when it is not."""
 
@@ -73,6 +114,8 @@ class Uploader:
         self._budget = ByteBudget(UPLOAD_BYTES)
         self._placements: dict[Digest, Placement] = {}
         self._health: dict[PeerId, _Health] = {}
+        self._progress = float("-inf")
+        """When a copy was made last, of any chunk on any peer."""
 
     def knows(self, digest: Digest) -> bool:
         """Whether the chunk was submitted in this put before."""
@@ -85,7 +128,8 @@ class Uploader:
     async def submit(self, chunk: SealedChunk) -> None:
         """Have a chunk placed; returns when there is room to remember it, not when it is placed.
 
-        A chunk that is already being placed is not placed again.
+        A chunk that is already being placed is not placed again. It must be in the store already:
+        from there it comes when this call is cancelled, and it is placed all the same.
         """
         digest = chunk.ref.digest
         if self.knows(digest):
@@ -98,7 +142,7 @@ class Uploader:
         for peer in liars:
             self._placements[digest].holders.pop(peer, None)
 
-    async def replace(self, digest: Digest, data: bytes) -> None:
+    async def replace(self, digest: Digest, data: Buffer) -> None:
         """Place a chunk again that has lost copies."""
         placement = self._placements[digest]
         if not placement.settled.is_set():
@@ -118,45 +162,70 @@ class Uploader:
 
     # --- one chunk ----------------------------------------------------------------------------
 
-    async def _begin(self, digest: Digest, data: bytes, placement: Placement) -> None:
+    async def _begin(self, digest: Digest, data: Buffer, placement: Placement) -> None:
         if self._wanted == 0:
             placement.settled.set()
             return
-        await self._budget.acquire(len(data))
-        self._tasks.start_soon(self._place, digest, data, placement)
-
-    async def _place(self, digest: Digest, data: bytes, placement: Placement) -> None:
-        rounds = 1 + self._ctx.chunk_settings.retry_failed_chunks
+        admission = _Admission(data)
+        self._tasks.start_soon(self._admit, digest, admission, placement)
         try:
-            for attempt in range(rounds):
-                async with self._slots:
-                    pause = await self._one_round(digest, data, placement)
-                if pause is None or attempt + 1 == rounds:
-                    break
-                placement.retries += 1
-                wait = max(backoff_seconds(attempt, self._ctx.rng), pause)
-                await trio.sleep(min(wait, BACKOFF_CAP_SECONDS))
+            await admission.admitted.wait()
+        except trio.Cancelled:
+            # What waits on without us must not hold bytes beyond the budget.
+            admission.data = None
+            raise
+
+    async def _admit(self, digest: Digest, admission: _Admission, placement: Placement) -> None:
+        try:
+            await self._budget.acquire(placement.size)
+            try:
+                admission.admitted.set()
+                data = admission.data
+                if data is None:
+                    data = await self._ctx.store.get(digest)
+                await self._place(digest, data, placement)
+            finally:
+                self._budget.release(placement.size)
+        except (NotFoundError, StoreError, IntegrityError) as error:
+            self._meter.tell(PeerNote(self._ctx.self_id, reason_of(error)))
         finally:
-            self._budget.release(len(data))
             placement.settled.set()
 
-    async def _one_round(self, digest: Digest, data: bytes, placement: Placement) -> float | None:
-        """Fill the missing copies. None: done, or nobody left to ask; else how long to wait."""
+    async def _place(self, digest: Digest, data: Buffer, placement: Placement) -> None:
+        rounds = 1 + self._ctx.chunk_settings.retry_failed_chunks
+        attempt = 0
+        while True:
+            async with self._slots:
+                choice = await self._one_round(digest, data, placement)
+            if choice is None:
+                return
+            wait = max(
+                backoff_seconds(attempt, self._ctx.rng),
+                0.0 if choice.usable else min(choice.resting),
+            )
+            # Being told to come back is no failed round; how long this goes on, `_busy` bounds.
+            attempt += not choice.busy
+            if attempt == rounds:
+                return
+            placement.retries += 1
+            await trio.sleep(min(wait, BACKOFF_CAP_SECONDS))
+
+    async def _one_round(
+        self, digest: Digest, data: Buffer, placement: Placement
+    ) -> _Choice | None:
+        """Fill the missing copies. None: done, or nobody left to ask; else who is left."""
         missing = self._wanted - len(placement.holders)
-        usable, _ = self._candidates(digest, len(data), placement)
+        usable = self._candidates(digest, len(data), placement).usable
         async with task_group() as tasks:
             for _ in range(min(missing, len(usable))):
                 tasks.start_soon(self._one_copy, usable, digest, data, placement)
         if len(placement.holders) >= self._wanted:
             return None
         # All were tried; who is usable now has rested while others were still busy.
-        usable, resting = self._candidates(digest, len(data), placement)
-        return 0.0 if usable else min(resting, default=None)
+        choice = self._candidates(digest, len(data), placement)
+        return choice if choice.usable or choice.resting else None
 
-    def _candidates(
-        self, digest: Digest, size: int, placement: Placement
-    ) -> tuple[deque[Member], list[float]]:
-        """Members to try now, best first; and how long each of the others rests."""
+    def _candidates(self, digest: Digest, size: int, placement: Placement) -> _Choice:
         now = trio.current_time()
         zones = {self._ctx.zone, *placement.holders.values()}
         members = [
@@ -164,8 +233,7 @@ class Uploader:
             for member in self._ctx.membership.members()
             if member.peer not in placement.holders and member.peer != self._ctx.self_id
         ]
-        usable: deque[Member] = deque()
-        resting: list[float] = []
+        choice = _Choice()
         for member in rank(digest, members, zones, size):
             health = self._health_of(member.peer)
             stats = self._ctx.exchange.stats[member.peer]
@@ -174,14 +242,15 @@ class Uploader:
                 rest = max(rest, stats.retry_in, BACKOFF_BASE_SECONDS)
             if health.gone:
                 continue
+            choice.busy |= health.busy_since is not None
             if rest > 0:
-                resting.append(rest)
+                choice.resting.append(rest)
             else:
-                usable.append(member)
-        return usable, resting
+                choice.usable.append(member)
+        return choice
 
     async def _one_copy(
-        self, candidates: deque[Member], digest: Digest, data: bytes, placement: Placement
+        self, candidates: deque[Member], digest: Digest, data: Buffer, placement: Placement
     ) -> None:
         """Get one copy made, by whichever candidate takes it."""
         while candidates:
@@ -192,7 +261,7 @@ class Uploader:
                 return
             placement.retries += bool(candidates)
 
-    async def _try(self, peer: PeerId, digest: Digest, data: bytes) -> bool:
+    async def _try(self, peer: PeerId, digest: Digest, data: Buffer) -> bool:
         settings = self._ctx.chunk_settings
         began = trio.current_time()
         try:
@@ -208,7 +277,9 @@ class Uploader:
             self._ctx.exchange.stats.of(peer).failed(reason)
             self._failed(peer, began, DeadlineError(f"{reason}."))
             return False
-        self._health_of(peer).failures = 0
+        health = self._health_of(peer)
+        health.failures, health.busy_since = 0, None
+        self._progress = trio.current_time()
         self._meter.advance(sent=len(data))
         return True
 
@@ -230,6 +301,20 @@ class Uploader:
         asked = refused.retry_after or 0.0 if refused is not None else 0.0
         rest = max(backoff_seconds(health.failures, self._ctx.rng), asked)
         health.resting_since, health.resting_until = now, now + min(rest, BACKOFF_CAP_SECONDS)
+        if refused is not None and refused.reason == Reason.BUSY:
+            self._busy(health, reason)
+            return
+        health.busy_since = None
         health.failures += 1
         if health.failures > self._ctx.chunk_settings.retry_failed_chunks:
+            health.gone = reason
+
+    def _busy(self, health: _Health, reason: str) -> None:
+        """It is well, and has no time: waited for until nothing at all got on for too long."""
+        now = trio.current_time()
+        if health.busy_since is None:
+            health.busy_since = now
+        if now - max(health.busy_since, self._progress) > patience_seconds(
+            self._ctx.chunk_settings
+        ):
             health.gone = reason
