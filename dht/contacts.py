@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 
 import msgpack
 import trio
@@ -15,6 +16,7 @@ from .health import PeerHealth
 from .host import Host
 from .kad_wire import MAX_ADDRESSES_PER_PEER, PeerAddresses
 from .peer_id import PeerId
+from .plain_msgpack import unpack
 from .routing_table import RoutingTable
 
 
@@ -140,12 +142,8 @@ class Contacts:
 
 def _decode_peer_row(key: bytes, value: bytes) -> tuple[PeerId, list[str], float | None]:
     peer = PeerId.from_bytes(key)
-    try:
-        message: object = msgpack.unpackb(value)
-    except (ValueError, msgpack.exceptions.UnpackException) as error:
-        raise FormatError(f"The saved row of {peer.short} is not msgpack.") from error
-    match message:
-        case [list(addresses), (float() | None) as rtt]:
+    match unpack(value):
+        case [list(addresses), (float() | None) as rtt] if rtt is None or 0 <= rtt < inf:
             texts = [text for text in addresses if isinstance(text, str)]
             return peer, texts, rtt
     raise FormatError(f"The saved row of {peer.short} has an unknown shape.")

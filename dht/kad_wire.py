@@ -15,6 +15,7 @@ from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from google.protobuf.message import DecodeError
 from libp2p.kad_dht.pb import kademlia_pb2 as pb
 from multiaddr import Multiaddr
+from multiaddr.exceptions import Error as MultiaddrError
 
 from ..errors import FormatError
 from .peer_id import PeerId
@@ -121,7 +122,7 @@ def _packed(text: str) -> bytes:
     """A multiaddr's bytes, empty when `text` is none."""
     try:
         return bytes(Multiaddr(text).to_bytes())
-    except ValueError:
+    except (ValueError, MultiaddrError):
         return b""
 
 
@@ -134,5 +135,5 @@ def _text(data: bytes) -> str:
 def _parsed(data: bytes) -> str:
     try:
         return str(Multiaddr(data))
-    except ValueError:
+    except (ValueError, MultiaddrError):
         return ""

@@ -19,6 +19,7 @@ from ..errors import FormatError
 from .kad_wire import MAX_ADDRESSES_PER_PEER, PeerAddresses
 from .keyspace import BITS, DIGEST_BYTES
 from .peer_id import PeerId
+from .plain_msgpack import unpack
 from .settings import MAX_KEYS_PER_MESSAGE, MAX_RECORDS_FRAME
 
 MAX_ZONE_CHARS = 64
@@ -236,12 +237,7 @@ def _decode_any_answer(message: object, keys: int) -> Answer:
 def _unpack(data: bytes) -> object:
     if len(data) > MAX_RECORDS_FRAME:
         raise FormatError(f"A message of {len(data)} bytes; at most {MAX_RECORDS_FRAME}.")
-    try:
-        # Sizes are checked against the bytes at hand by msgpack itself, before it allocates.
-        message: object = msgpack.unpackb(data, strict_map_key=False)
-    except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
-        raise FormatError("Bytes are not msgpack.") from error
-    return message
+    return unpack(data)
 
 
 def _digests(column: bytes) -> tuple[bytes, ...]:

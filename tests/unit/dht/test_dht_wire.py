@@ -6,7 +6,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from libp2p.kad_dht.pb import kademlia_pb2 as pb
 from meshnode.dht.framing import decode_length, encode_frame, encode_length
@@ -19,6 +19,7 @@ from meshnode.dht.kad_wire import (
     encode_message,
 )
 from meshnode.dht.peer_id import PeerId
+from meshnode.dht.plain_msgpack import unpack
 from meshnode.dht.records_wire import (
     Announce,
     Find,
@@ -181,6 +182,94 @@ def test_no_bytes_make_the_records_decoders_raise_anything_but_a_format_error(da
             attempt()
         except FormatError:
             continue
+
+
+def array(items: list[bytes]) -> bytes:
+    return bytes([0x90 | len(items)]) + b"".join(items)
+
+
+def mapping(pairs: list[tuple[bytes, bytes]]) -> bytes:
+    return bytes([0x80 | len(pairs)]) + b"".join(key + value for key, value in pairs)
+
+
+def extension(code: int, data: bytes) -> bytes:
+    return bytes([0xC7, len(data), code]) + data
+
+
+anything = st.recursive(
+    plain.map(msgpack.packb)
+    | st.floats().map(msgpack.packb)
+    | st.builds(extension, st.integers(0, 255), st.binary(max_size=13)),
+    lambda inner: (
+        st.lists(inner, max_size=5).map(array)
+        | st.lists(st.tuples(inner, inner), max_size=3).map(mapping)
+    ),
+    max_leaves=12,
+)
+"""Any msgpack, of whatever types and keys, valid or nearly so."""
+
+answer_heads = st.sampled_from([b"\x00", b"\x01", b"\x02", b"\x03", b"\x04"])
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    anything
+    | st.tuples(answer_heads, st.lists(anything, max_size=4)).map(
+        lambda parts: array([parts[0], *parts[1]])
+    )
+)
+@example(b"\x81\x90\x01")
+@example(array([b"\x04", b"\x00", array([b"\x81\x90\x01"])]))
+@example(array([b"\x02", b"\x81\x81\x01\x01\x01", b"\x90"]))
+@example(b"\x80")
+@example(b"\xdd\x00\x0f\xff\xff" * 500)
+def test_no_msgpack_makes_the_records_decoders_raise_anything_but_a_format_error(
+    data: bytes,
+) -> None:
+    for attempt in (
+        lambda: decode_request(data),
+        lambda: decode_answer(data, Found, 2),
+        lambda: decode_answer(data, Neighbours, 2),
+    ):
+        try:
+            attempt()
+        except FormatError:
+            continue
+
+
+@pytest.mark.parametrize(
+    "bad", [b"\x81\xa1a\x01", b"\xc7\x00\x05", b"\xc0\xc0", array([b"\x81\x01\x01"])]
+)
+def test_maps_extensions_and_second_values_are_not_msgpack_we_speak(bad: bytes) -> None:
+    with pytest.raises(FormatError):
+        unpack(bad)
+
+
+wire_fields = st.lists(
+    st.tuples(st.integers(1, 12), st.integers(0, 5), st.binary(max_size=40)), max_size=6
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(wire_fields)
+def test_no_protobuf_makes_the_kad_decoder_raise_anything_but_a_format_error(fields: Any) -> None:
+    data = b""
+    for number, kind, body in fields:
+        data += bytes([number << 3 | kind & 7])
+        data += bytes([len(body)]) + body if kind == 2 else body[:8]
+    try:
+        decode_message(data)
+    except FormatError:
+        return
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.binary(max_size=60) | st.binary(max_size=20).map(lambda b: b"\xa5\x03" + b)))
+def test_addresses_of_any_bytes_are_dropped_or_come_back_as_text(found: list[bytes]) -> None:
+    peer = pb.Message.Peer(id=bytes(PeerId.from_ed25519(bytes(32))), addrs=found)
+    data = pb.Message(type=pb.Message.FIND_NODE, closerPeers=[peer]).SerializeToString()
+    (entry,) = decode_message(data).closer
+    encode_message(KadMessage(Kind.FIND_NODE, closer=(entry,)))
 
 
 @pytest.mark.parametrize(
