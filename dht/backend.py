@@ -11,7 +11,7 @@ from typing import Protocol
 
 import trio
 
-from ..errors import StoreError
+from ..errors import MeshError
 from .counters import Counters
 
 Row = tuple[int, bytes, bytes, bytes, float]
@@ -44,7 +44,7 @@ class RowKind(IntEnum):
 
 
 class RecordBackend(Protocol):
-    """A table of rows. Calls never overlap."""
+    """A table of rows. Calls never overlap. Failures are StoreError, or QuotaError: no room."""
 
     async def load(self) -> list[Row]: ...
 
@@ -115,6 +115,7 @@ class RowWriter:
 
         Raises:
             StoreError: the backend failed; the changes stay pending.
+            QuotaError: its disk is full; likewise.
         """
         async with self._lock:
             while self._pending:
@@ -135,11 +136,14 @@ class RowWriter:
             await self._backend.delete(gone)
         self._counters.add("rows_written", len(batch))
 
-    async def try_flush(self) -> StoreError | None:
-        """Flush; a failing disk is counted and returned, because the DHT goes on without it."""
+    async def try_flush(self) -> Exception | None:
+        """Flush; what a failing or full disk raises is counted and returned, not raised.
+
+        The DHT goes on without its disk; the changes stay pending.
+        """
         try:
             await self.flush()
-        except StoreError as error:
+        except MeshError as error:
             self._counters.add("flush_failures")
             return error
         return None

@@ -15,6 +15,8 @@ from typing import Generic, TypeVar
 import trio
 
 from ..errors import MembershipError, PeerError
+from .boundary import as_peer_error
+from .counters import Counters
 from .peer_id import PeerId
 
 _T = TypeVar("_T")
@@ -32,8 +34,9 @@ class Reply(Generic[_T]):
 class Fanout(Generic[_T]):
     """One asker's open questions. `pending` maps a peer to when its answer becomes late."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, counters: Counters) -> None:
         self._nursery = nursery
+        self._counters = counters
         self._send, self._receive = trio.open_memory_channel[Reply[_T]](inf)
         self.pending: dict[PeerId, float] = {}
 
@@ -59,8 +62,8 @@ class Fanout(Generic[_T]):
         reply: Reply[_T]
         try:
             reply = Reply(peer, await call(), None)
-        except (PeerError, MembershipError) as error:
-            reply = Reply(peer, None, error)
+        except Exception as error:  # noqa: BLE001 - task boundary: one peer must not end the DHT
+            reply = Reply(peer, None, as_peer_error(error, peer, self._counters))
         try:
             self._send.send_nowait(reply)
         except trio.BrokenResourceError:

@@ -122,7 +122,7 @@ class Finder:
         return sorted((peer for peer in peers if peer != self._own), key=cost)
 
     async def _ask_around(self, search: _Search, responsible: dict[bytes, list[PeerId]]) -> None:
-        answers: _Answers = Fanout(self._nursery)
+        answers: _Answers = Fanout(self._nursery, self._counters)
         try:
             self._start_wave(search, answers, responsible, _FIRST_WAVE)
             await self._listen(search, answers, trio.current_time() + _LATE_AFTER)
@@ -163,11 +163,13 @@ class Finder:
         out: list[tuple[Sequence[bytes], Found]] = []
         for start in range(0, len(digests), MAX_KEYS_PER_MESSAGE):
             batch = digests[start : start + MAX_KEYS_PER_MESSAGE]
-            out.append((batch, await self._client.find(peer, batch, _HOLDERS_ASKED_FOR)))
+            found = await self._client.find(peer, batch, _HOLDERS_ASKED_FOR)
+            # Here, so that even an answer that comes too late teaches addresses.
+            self._contacts.learn(PeerAddresses(p.peer, p.addresses) for p in found.peers)
+            out.append((batch, found))
         return out
 
     def _merge(self, search: _Search, found: Found, digests: Sequence[bytes]) -> None:
-        self._contacts.learn(PeerAddresses(p.peer, p.addresses) for p in found.peers)
         now = self._wall_clock()
         for digest, holders in zip(digests, found.holders, strict=True):
             for holder in holders:

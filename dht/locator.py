@@ -136,7 +136,7 @@ class Locator:
 
     async def _ask_all(self, picks: dict[PeerId, list[int]]) -> None:
         """Ask all at once; late ones are left behind, and heard whenever they answer."""
-        replies: Fanout[None] = Fanout(self._nursery)
+        replies: Fanout[None] = Fanout(self._nursery, self._counters)
         try:
             for peer, targets in picks.items():
                 late_after = self._contacts.health.late_after(peer)

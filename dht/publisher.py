@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import trio
 
-from ..errors import MembershipError, MeshError, PeerError, UsageError
+from ..errors import MeshError, UsageError
+from .boundary import as_peer_error
 from .client import Client
 from .contacts import Contacts
 from .counters import Counters
@@ -209,8 +210,8 @@ class Publisher:
                 continue
             try:
                 verdicts = await self._client.announce(peer, zone, ttl, batch)
-            except (PeerError, MembershipError) as error:
-                tally.failed[peer] = error.message
+            except Exception as error:  # noqa: BLE001 - task boundary: one peer must not end the rest
+                tally.failed[peer] = as_peer_error(error, peer, self._counters).message
                 return
             for (digest, _), verdict in zip(batch, verdicts, strict=True):
                 if verdict is Verdict.STORED:
@@ -226,7 +227,8 @@ class Publisher:
                 continue
             try:
                 await self._client.withdraw(peer, gone)
-            except (PeerError, MembershipError):
+            except Exception as error:  # noqa: BLE001 - task boundary: one peer must not end the rest
+                as_peer_error(error, peer, self._counters)
                 # Its records of ours expire by themselves.
                 self._counters.add("withdrawals_failed")
                 return
@@ -253,8 +255,8 @@ class Publisher:
         async def put(peer: PeerId) -> None:
             try:
                 await self._client.put_manifest(peer, digest, value)
-            except (PeerError, MembershipError) as error:
-                failed[peer] = error.message
+            except Exception as error:  # noqa: BLE001 - task boundary: one peer must not end the rest
+                failed[peer] = as_peer_error(error, peer, self._counters).message
             else:
                 stored[peer] = None
                 failed.pop(peer, None)

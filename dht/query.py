@@ -27,6 +27,7 @@ _PATIENCE = 1.0
 _LOOKUP_LIMIT = 20.0
 
 _V = TypeVar("_V")
+_Replies = Fanout[tuple[_V | None, list[PeerId]]]
 Ask = Callable[[PeerId], Awaitable[tuple[_V | None, tuple[PeerAddresses, ...]]]]
 
 
@@ -56,7 +57,7 @@ class Queries:
     ) -> LookupResult[_V]:
         """Walk towards the position of `key`; stop at the first value, or at the k nearest."""
         lookup = self._begin(position(key), seeds)
-        replies: Fanout[tuple[_V | None, tuple[PeerAddresses, ...]]] = Fanout(self._nursery)
+        replies: _Replies[_V] = Fanout(self._nursery, self._counters)
         value: _V | None = None
         self._counters.add("lookups")
         try:
@@ -77,14 +78,14 @@ class Queries:
     async def _walk(
         self,
         lookup: Lookup,
-        replies: Fanout[tuple[_V | None, tuple[PeerAddresses, ...]]],
+        replies: _Replies[_V],
         ask: Ask[_V],
     ) -> _V | None:
         patience = _PATIENCE
         while True:
             while (peer := lookup.next_peer()) is not None:
                 late_after = self._contacts.health.late_after(peer)
-                replies.start(peer, partial(ask, peer), late_after)
+                replies.start(peer, partial(self._ask, ask, peer), late_after)
             if lookup.settled and not (lookup.late_matters and replies.pending):
                 return None
             if not replies.pending:
@@ -100,9 +101,13 @@ class Queries:
             if reply is not None and (value := self._take(lookup, reply)) is not None:
                 return value
 
+    async def _ask(self, ask: Ask[_V], peer: PeerId) -> tuple[_V | None, list[PeerId]]:
+        value, closer = await ask(peer)
+        return value, self._contacts.learn(closer)
+
     def _wait_until(
         self,
-        replies: Fanout[tuple[_V | None, tuple[PeerAddresses, ...]]],
+        replies: _Replies[_V],
         now: float,
         patience: float,
     ) -> float:
@@ -110,21 +115,16 @@ class Queries:
         coming = [late_at for late_at in replies.pending.values() if late_at > now]
         return min(coming, default=now + patience)
 
-    def _mark_late(
-        self, lookup: Lookup, replies: Fanout[tuple[_V | None, tuple[PeerAddresses, ...]]]
-    ) -> None:
+    def _mark_late(self, lookup: Lookup, replies: _Replies[_V]) -> None:
         now = trio.current_time()
         for peer, late_at in replies.pending.items():
             if late_at <= now:
                 lookup.late(peer)
 
-    def _take(
-        self, lookup: Lookup, reply: Reply[tuple[_V | None, tuple[PeerAddresses, ...]]]
-    ) -> _V | None:
+    def _take(self, lookup: Lookup, reply: Reply[tuple[_V | None, list[PeerId]]]) -> _V | None:
         if reply.answer is None:
             lookup.failed(reply.peer)
             return None
-        value, closer = reply.answer
-        known = self._contacts.learn(closer)
+        value, known = reply.answer
         lookup.answered(reply.peer, [peer for peer in known if not self._contacts.is_down(peer)])
         return value

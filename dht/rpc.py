@@ -12,7 +12,8 @@ from typing import Generic, TypeVar
 
 import trio
 
-from ..errors import FormatError, MeshError, PeerError
+from ..errors import FormatError, PeerError
+from .boundary import as_peer_error
 from .contacts import Contacts
 from .counters import Counters
 from .framing import FrameReader, encode_frame
@@ -65,8 +66,8 @@ class Rpc:
         """Ask `peer`; returns the decoded answer.
 
         Raises:
-            PeerError: unreachable, reset, late, or an answer that does not decode; the peer has
-                been demoted.
+            PeerError: unreachable, reset, late, an answer that does not decode, or any error that
+                asking it led to; the peer has been demoted.
             MembershipError: not in our mesh; likewise.
         """
         self._counters.add("rpcs_sent")
@@ -81,9 +82,10 @@ class Rpc:
         except trio.TooSlowError:
             self._failed(peer, "rpcs_late")
             raise PeerError(f"{peer.short} did not answer a DHT request in time.") from None
-        except MeshError:
+        except Exception as error:  # noqa: BLE001 - task boundary: one peer must not end the DHT
             self._failed(peer, "rpcs_failed")
-            raise
+            failure = as_peer_error(error, peer, self._counters)
+            raise failure from failure.__cause__
         finally:
             stats = slots.statistics()
             if not stats.borrowed_tokens and not stats.tasks_waiting:

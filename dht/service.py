@@ -6,11 +6,14 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 
+import structlog
 import trio
 
-from ..errors import MembershipError, PeerError, UsageError
+from ..errors import MeshError, UsageError
 from .backend import RecordBackend, Row, RowKind, RowWriter
+from .boundary import as_peer_error
 from .client import Client
 from .contacts import Contacts, PeerEntry
 from .counters import Counters
@@ -31,7 +34,12 @@ from .settings import DhtSettings
 from .upkeep import Upkeep
 
 _CONNECT_WITHIN = 5.0
+_GREETINGS_AT_ONCE = 8
+_MAX_GREETED = 64
+_GREET_WITHIN = 20.0
 _CLOSE_WITHIN = 2.0
+
+_log = structlog.get_logger("meshnode.dht")
 
 
 class Dht:
@@ -111,11 +119,22 @@ class Dht:
     async def bootstrap(self, peers: Sequence[PeerId] = ()) -> int:
         """Find our place in the mesh, by way of `peers` and of those the host is connected to.
 
-        Returns how many peers are in the routing table afterwards; 0 when nobody answered.
+        At most 64 of each are greeted, eight at a time, within 20 seconds in all. Returns how many
+        peers are in the routing table afterwards; 0 when nobody answered.
         """
-        async with trio.open_nursery() as nursery:
-            for peer in {*peers, *self._host.connected_peers()} - {self._host.peer_id}:
-                nursery.start_soon(self._greet, peer)
+        limiter = trio.CapacityLimiter(_GREETINGS_AT_ONCE)
+
+        async def greet_in_turn(peer: PeerId) -> None:
+            async with limiter:
+                await self._greet(peer)
+
+        connected = self._host.connected_peers()
+        # Whom we are told of may be anybody: addresses come from invitations and the local network.
+        given = [peer for peer in dict.fromkeys(peers) if peer != self._host.peer_id]
+        with trio.move_on_after(_GREET_WITHIN):
+            async with trio.open_nursery() as nursery:
+                for peer in {*islice(connected, _MAX_GREETED), *given[:_MAX_GREETED]}:
+                    nursery.start_soon(greet_in_turn, peer)
         await self._upkeep.refresh()
         return len(self._contacts.table)
 
@@ -153,6 +172,7 @@ class Dht:
         Raises:
             UsageError: not a digest, or not a size.
             StoreError: our own list of held chunks could not be saved.
+            QuotaError: there is no room for it.
         """
         held = self._publisher.hold(chunks)
         await self._rows.flush()
@@ -204,6 +224,7 @@ class Dht:
             RefusedError: larger than 64 KiB.
             IntegrityError: its BLAKE3-256 is not `digest`.
             StoreError: our own copy could not be saved.
+            QuotaError: there is no room for it.
         """
         report = await self._publisher.put_manifest(digest, value)
         await self._rows.flush()
@@ -260,22 +281,34 @@ class Dht:
         """Serve others, and begin the background work."""
         self._server.install()
         self._upkeep.start()
-        self._nursery.start_soon(self._upkeep.find_neighbours)
 
     async def close(self) -> None:
-        """Save everything, and let go of the streams."""
-        self._contacts.save()
-        await self._rows.flush()
-        await self._rpc.close()
+        """Save everything, and let go of the streams. Takes 2 seconds for each at most.
+
+        Raises:
+            StoreError: what was learned could not be saved.
+            QuotaError: there is no room for it.
+        """
+        try:
+            with trio.CancelScope(
+                shield=True, deadline=trio.current_time() + _CLOSE_WITHIN
+            ) as scope:
+                self._contacts.save()
+                await self._rows.flush()
+            if scope.cancelled_caught:
+                _log.warning("dht_close_late", waited=_CLOSE_WITHIN)
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_WITHIN):
+                await self._rpc.close()
 
     async def _greet(self, peer: PeerId) -> None:
         with trio.move_on_after(_CONNECT_WITHIN):
             try:
                 await self._host.connect(peer)
-            except (PeerError, MembershipError):
+                await self._upkeep.meet(peer)
+            except Exception as error:  # noqa: BLE001 - task boundary: one peer must not end the rest
+                as_peer_error(error, peer, self._counters)
                 self._counters.add("bootstrap_failed")
-                return
-            await self._upkeep.meet(peer)
 
 
 @asynccontextmanager
@@ -296,7 +329,9 @@ async def open_dht(
 
     Raises:
         UsageError: a zone that cannot be told to others.
-        StoreError: what an earlier run saved cannot be read, or what this run learned not saved.
+        StoreError: what an earlier run saved cannot be read; or the block ended without an error,
+            and what this run learned could not be saved.
+        QuotaError: the same end, for want of room.
     """
     settings = settings or DhtSettings()
     if len(settings.zone) > MAX_ZONE_CHARS or not (settings.zone + "-").isprintable():
@@ -317,7 +352,14 @@ async def open_dht(
             # Inside, the nursery would wrap the caller's own error into a group.
             failure = error
         nursery.cancel_scope.cancel()
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_WITHIN):
+    try:
         await dht.close()
+    except Exception as error:
+        # Why the caller is leaving matters more than that the disk failed as well.
+        if failure is None:
+            raise
+        _log.warning(
+            "dht_close_failed", error=str(error), exc_info=not isinstance(error, MeshError)
+        )
     if failure is not None:
         raise failure

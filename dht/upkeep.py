@@ -17,7 +17,7 @@ from .backend import NEVER, Row, RowKind, RowWriter
 from .client import Client
 from .contacts import Contacts
 from .counters import Counters
-from .host import Host
+from .host import ConnectionEvent, Host
 from .kad_wire import PeerAddresses
 from .keyspace import peer_position
 from .manifests import ManifestStore
@@ -30,6 +30,7 @@ from .settings import DhtSettings
 
 _REPEAT_SLOTS = 64
 _SAVE_TABLE = 300.0
+_FLUSH_PAUSE_MAX = 30.0
 _MEETINGS = 8
 _INTRODUCED_WITHIN = 0.5
 _MAX_WAITING_MEETINGS = 1024
@@ -86,6 +87,7 @@ class Upkeep:
     def start(self) -> None:
         """Start all tasks in the DHT's nursery."""
         settings = self._settings
+        self._nursery.start_soon(self._once, self.find_neighbours)
         self._nursery.start_soon(self._follow_connections)
         self._nursery.start_soon(self._keep_flushing)
         self._every(_SAVE_TABLE, self._save_table)
@@ -141,11 +143,17 @@ class Upkeep:
             for peer in self._host.connected_peers():
                 self.meet_soon(peer)
             async for event in events:
-                if event.connected:
-                    self.meet_soon(event.peer)
-                elif event.peer not in self._host.connected_peers():
-                    await self._rpc.dropped(event.peer)
-                    self._contacts.disconnected(event.peer)
+                try:
+                    await self._follow(event)
+                except Exception as error:  # noqa: BLE001 - task boundary: the next event may do better
+                    self._note("follow", error)
+
+    async def _follow(self, event: ConnectionEvent) -> None:
+        if event.connected:
+            self.meet_soon(event.peer)
+        elif event.peer not in self._host.connected_peers():
+            await self._rpc.dropped(event.peer)
+            self._contacts.disconnected(event.peer)
 
     async def _check_questionable(self) -> None:
         """Ping, per bucket, the member not heard of for longest: it answers, or loses its place."""
@@ -183,11 +191,19 @@ class Upkeep:
     # --- records ------------------------------------------------------------------------------
 
     async def _keep_flushing(self) -> None:
+        pause = self._settings.flush
         while True:
             await self._rows.wait_changed()
-            await trio.sleep(self._settings.flush)
-            error = await self._rows.try_flush()
-            if error is not None:
+            await trio.sleep(pause)
+            try:
+                error = await self._rows.try_flush()
+            except Exception as unforeseen:  # noqa: BLE001 - task boundary: nothing pending is lost
+                error = unforeseen
+            if error is None:
+                pause = self._settings.flush
+            else:
+                # A full disk stays full for a while.
+                pause = min(2 * pause, max(_FLUSH_PAUSE_MAX, self._settings.flush))
                 self._note("flush", error)
 
     async def _save_table(self) -> None:
@@ -224,10 +240,13 @@ class Upkeep:
     async def _run_every(self, period: float, task: Callable[[], Awaitable[None]]) -> None:
         while True:
             await trio.sleep(period * self._rng.uniform(0.75, 1.25))
-            try:
-                await task()
-            except Exception as error:  # noqa: BLE001 - task boundary: the next round may do better
-                self._note(task.__name__.strip("_"), error)
+            await self._once(task)
+
+    async def _once(self, task: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await task()
+        except Exception as error:  # noqa: BLE001 - task boundary: the next round may do better
+            self._note(task.__name__.strip("_"), error)
 
     def _note(self, task: str, error: Exception) -> None:
         expected = isinstance(error, MeshError)
