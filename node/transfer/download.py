@@ -4,6 +4,7 @@
 
 A chunk that one holder does not deliver is asked of another at once; when all have been tried it
 waits (exponential backoff, full jitter) and asks anew who holds it, `retry_failed_chunks` times.
+A holder that is only busy is waited for as long as other chunks keep coming.
 The first chunk nobody delivers ends the whole: what is under way is finished, nothing new begins.
 """
 
@@ -35,7 +36,7 @@ from .events import PeerNote, ProgressMeter
 from .failures import reason_of, task_group
 from .find import Finder, Holders
 from .lost import Answer, LostChunk, could_not_fetch
-from .schedule import BACKOFF_CAP_SECONDS, Schedule, backoff_seconds
+from .schedule import BACKOFF_CAP_SECONDS, Schedule, backoff_seconds, patience_seconds
 
 AUTO_CONCURRENCY = 8
 _FIRST_WINDOW = 64
@@ -91,6 +92,8 @@ class Fetcher:
             expected_seconds=self._expected_seconds,
             rng=ctx.rng,
         )
+        self._progress = float("-inf")
+        """When a chunk came last from any peer."""
         self.finder = Finder(ctx)
         self.tally = FetchTally()
 
@@ -186,16 +189,28 @@ class Fetcher:
         ref = job.refs[index]
         rounds = 1 + self._ctx.chunk_settings.retry_failed_chunks
         answers: dict[PeerId, Answer] = {}
-        for attempt in range(rounds):
-            if holders is None or attempt:
+        attempt, busy_since = 0, None
+        while True:
+            if holders is None:
                 holders = await self.finder.find_again(ref.digest)
             pause = await self._one_round(job, index, holders, answers)
             if pause is None:
+                self._progress = trio.current_time()
                 return
-            if attempt + 1 < rounds:
-                wait = max(backoff_seconds(attempt, self._ctx.rng), pause)
-                await trio.sleep(min(wait, BACKOFF_CAP_SECONDS))
+            wait = max(backoff_seconds(attempt, self._ctx.rng), pause)
+            busy = any(peer in answers and answers[peer].busy for peer in holders)
+            busy_since = (busy_since or trio.current_time()) if busy else None
+            if busy_since is None or self._patience_is_over(busy_since):
+                attempt, holders = attempt + 1, None
+            if attempt == rounds:
+                break
+            await trio.sleep(min(wait, BACKOFF_CAP_SECONDS))
         job.give_up(LostChunk(ref, answers))
+
+    def _patience_is_over(self, busy_since: float) -> bool:
+        """Whether to count a round with busy holders as failed: nothing at all got on."""
+        idle = trio.current_time() - max(busy_since, self._progress)
+        return idle > patience_seconds(self._ctx.chunk_settings)
 
     async def _one_round(
         self, job: _Job, index: int, holders: list[PeerId], answers: dict[PeerId, Answer]
@@ -250,8 +265,9 @@ class Fetcher:
         raise DeadlineError(f"{reason}.")
 
     def _blame(self, peer: PeerId, error: MeshError, answers: dict[PeerId, Answer]) -> None:
-        absent = isinstance(error, PeerRefusedError) and error.reason == Reason.NOT_FOUND
-        answers[peer] = Answer(reason_of(error), absent)
+        word = error.reason if isinstance(error, PeerRefusedError) else ""
+        absent, busy = word == Reason.NOT_FOUND, word == Reason.BUSY
+        answers[peer] = Answer(reason_of(error), absent, busy)
         self.tally.retries += 1
         self._meter.tell(PeerNote(peer, answers[peer].reason))
 

@@ -20,6 +20,8 @@ class Answer:
     reason: str
     absent: bool = False
     """It is well, and does not have the chunk."""
+    busy: bool = False
+    """It is well, and asks to come back later."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,7 @@ async def read_back(ctx: TransferContext, samples: Sequence[Sample]) -> ReadBack
 
 async def _check(ctx: TransferContext, sample: Sample, result: ReadBack) -> None:
     peer = sample.peer
+    reason = ""
     ours = await ctx.store.get_range(sample.digest, sample.offset, sample.length)
     for attempt in range(_TRIES):
         try:

@@ -38,6 +38,9 @@ class Peer:
     forgetful: bool = False
     """Gives receipts and keeps nothing."""
     refuses_puts: str = ""
+    most_at_once: int | None = None
+    """Requests it serves side by side; it tells the others to come back."""
+    serving: int = 0
     fails_next: int = 0
     """So many requests break before one goes through."""
     gets: list[bytes] = field(default_factory=list)
@@ -71,6 +74,9 @@ class FakeExchange:
             found.fails_next = max(found.fails_next - 1, 0)
             self.stats.of(peer).failed("down")
             raise PeerError(f"Peer {peer.short} is unreachable.")
+        if found.most_at_once is not None and found.serving >= found.most_at_once:
+            self.stats.of(peer).refused()
+            raise PeerRefusedError("Peer refused: busy.", reason="busy", retry_after=0.25)
         self.stats.of(peer).first_byte(found.latency)
         return found
 
@@ -90,8 +96,10 @@ class FakeExchange:
         first_byte_timeout: float | None = None,
     ) -> bytes:
         self._enter(digest)
+        found = None
         try:
             found = await self._reach(peer, first_byte_timeout)
+            found.serving += 1
             found.gets.append(digest)
             if self.fail_gets:
                 self.fail_gets -= 1
@@ -114,6 +122,8 @@ class FakeExchange:
             return bytes([part[0] ^ 1]) + part[1:] if found.corrupting else part
         finally:
             self.in_flight.remove(digest)
+            if found is not None:
+                found.serving -= 1
 
     def corrupt(self, peer: PeerId, digest: bytes) -> IntegrityError:
         self.stats.of(peer).corrupted("sent a corrupt chunk")
@@ -131,7 +141,11 @@ class FakeExchange:
         self.most_puts = max(self.most_puts, len(set(self.putting)))
         try:
             found = await self._reach(peer, first_byte_timeout)
-            await trio.sleep(len(data) / found.rate)
+            found.serving += 1
+            try:
+                await trio.sleep(len(data) / found.rate)
+            finally:
+                found.serving -= 1
             if found.refuses_puts:
                 raise PeerRefusedError("Peer refused.", reason=found.refuses_puts)
             found.puts.append(digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -142,3 +143,39 @@ def test_a_very_long_name_still_leaves_room_for_the_temporary_one(
     staging.write(_plan(data, 3).writes[0], data)
     staging.commit()
     assert target.read_bytes() == data
+
+
+def test_a_link_that_took_the_folders_place_is_removed_and_its_target_kept(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "only copy").write_text("!")
+    staging = Staging(_tree(1), tmp_path / "out", force=True, durable=False)
+    staging.prepare()
+    (tmp_path / "out").rmdir()
+    (tmp_path / "out").symlink_to(tmp_path / "precious")
+    staging.finish()
+    staging.commit()
+    assert (tmp_path / "out").is_dir()
+    assert not (tmp_path / "out").is_symlink()
+    assert (tmp_path / "precious" / "only copy").read_text() == "!"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "precious"]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket"])
+@pytest.mark.parametrize("is_tree", [False, True])
+def test_what_is_no_file_or_folder_is_not_replaced_even_with_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, is_tree: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "fifo":
+            os.mkfifo("it")
+        else:
+            listener.bind("it")
+        with pytest.raises(DestinationError, match="never replaced"):
+            choose_target(tmp_path / "it", b"x", is_tree=is_tree, force=True)
+
+
+def test_a_device_is_not_replaced_even_with_force() -> None:
+    with pytest.raises(DestinationError, match="never replaced"):
+        choose_target(Path("/dev/null"), b"x", is_tree=False, force=True)

@@ -89,6 +89,12 @@ def test_more_free_space_draws_more_chunks_but_not_all() -> None:
     assert 700 < firsts.count(large.peer) < 1000
 
 
+def test_no_claim_of_space_draws_nearly_everything_to_one_member() -> None:
+    honest, boasting = _member(1, space=100 << 30), _member(2, space=2**63 - 1)
+    firsts = [rank(digest, [honest, boasting], [])[0].peer for digest in _digests(1000)]
+    assert 30 < firsts.count(honest.peer) < 300
+
+
 def test_a_faster_member_draws_somewhat_more() -> None:
     fast, slow = _member(1, rate=1e9), _member(2, rate=1e5)
     firsts = [rank(digest, [fast, slow], [])[0].peer for digest in _digests(1000)]

@@ -1,0 +1,51 @@
+"""What a put makes of holders that do not answer when copies are read back."""
+
+from __future__ import annotations
+
+import pytest
+from trio.testing import MockClock
+
+
+async def test_one_lost_stream_costs_a_holder_nothing(
+    mesh, make_file, autojump_clock: MockClock
+) -> None:
+    peers = [mesh.add(zone).id for zone in "ab"]
+    mesh.exchange.fail_gets = 1
+    (source,) = (await mesh.putter().put([make_file(300_000)])).sources
+    assert (source.outcome, source.warnings) == ("stored", ())
+    assert set(source.peers) == set(peers)
+    assert mesh.exchange.fail_gets == 0
+
+
+async def test_a_busy_holder_is_asked_again_when_it_said(
+    mesh, make_file, autojump_clock: MockClock
+) -> None:
+    for zone in "ab":
+        mesh.add(zone, most_at_once=1, rate=1e6)
+    (source,) = (await mesh.putter().put([make_file(60_000)])).sources
+    assert (source.outcome, source.copies) == ("stored", 3)
+
+
+async def test_receipts_of_a_holder_that_cannot_be_asked_count_with_a_warning(
+    mesh, make_file, autojump_clock: MockClock
+) -> None:
+    for zone in "ab":
+        mesh.add(zone)
+    mesh.exchange.fail_gets = 1000
+    (source,) = (await mesh.putter().put([make_file(300_000)])).sources
+    assert (source.outcome, source.copies, source.sampled) == ("stored", 3, 0)
+    assert len(source.warnings) == 2
+    for peer in mesh.peers:
+        assert any(peer.short in warning for warning in source.warnings)
+    assert "not confirmed" in source.warnings[0]
+    assert "broke off" in source.warnings[0]
+
+
+@pytest.mark.parametrize("lie", ["forgetful", "corrupting"])
+async def test_a_false_receipt_is_no_accident(
+    mesh, make_file, autojump_clock: MockClock, lie: str
+) -> None:
+    liar, _ = mesh.add("a", **{lie: True}), mesh.add("b")
+    (source,) = (await mesh.putter().put([make_file(300_000)])).sources
+    assert (source.outcome, source.copies, source.warnings) == ("weak", 2, ())
+    assert liar.id not in source.peers
