@@ -19,6 +19,7 @@ from .. import __version__
 from ..config import Config
 from ..dht.peer_id import PeerId
 from ..errors import MeshError, TransferError, WeakError
+from .allocator import trim
 from .assembly import Parts, open_parts
 from .content import DirectoryManifest, FileManifest, Link
 from .keeper import CatalogueEntry
@@ -113,6 +114,7 @@ class Node:
         async with self._parts.promises.putting():
             report = await self._putter.put(sources, options or PutOptions(), progress)
             kept = [await self._remember(source) for source in report.sources]
+        await trio.to_thread.run_sync(trim)
         return replace(report, sources=tuple(kept))
 
     async def _remember(self, source: SourceReport) -> SourceReport:
@@ -155,9 +157,11 @@ class Node:
         Raises:
             NotFoundError, WrongKeyError, LinkError, DestinationError, TransferError: see `Getter`.
         """
-        return await self._getter.get(
+        report = await self._getter.get(
             _as_link(link), Path(destination), options or GetOptions(), progress
         )
+        await trio.to_thread.run_sync(trim)
+        return report
 
     def stream(
         self,
@@ -217,6 +221,7 @@ class Node:
             known_peers=len(parts.dht.peers()),
             announce_lag=parts.announcer.lag,
             store=await parts.store.chunks.stats(),
+            store_rebuilt=parts.store.rebuilt,
             counters=parts.dht.stats(),
         )
 

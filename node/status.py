@@ -28,6 +28,8 @@ class NodeStatus:
     known_peers: int
     announce_lag: int
     store: StoreStats
+    store_rebuilt: bool
+    """The store's index was damaged and has been made anew since this node was started."""
     counters: Mapping[str, int]
 
     def to_json(self) -> dict[str, object]:
@@ -45,6 +47,7 @@ class NodeStatus:
             "known_peers": self.known_peers,
             "announce_lag": self.announce_lag,
             "store": asdict(self.store),
+            "store_rebuilt": self.store_rebuilt,
             "counters": dict(self.counters),
         }
 

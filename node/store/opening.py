@@ -37,6 +37,8 @@ class Store:
     chunks: ChunkStore
     records: RecordTable
     holds: HoldTable
+    rebuilt: bool
+    """The index was lost or damaged, and has been made anew from the segments."""
     _database: Database
     _gate: Gate
     _limiter: trio.CapacityLimiter
@@ -120,7 +122,7 @@ def _open(
     recovery = Recovery(layout, files, segment_files, index, store_id, segment_bytes)
     _note_lost_holds(database)
     ledger = recovery.run(tail)
-    _replace_lost_holds(database)
+    rebuilt = _replace_lost_holds(database)
     writer = Writer(layout, files, segment_files, tail, index, ledger, limits, store_id)
     chunks = SegmentStore(
         layout=layout,
@@ -135,7 +137,7 @@ def _open(
     )
     records = RecordTable(database, gate, threads.reads)
     holds = HoldTable(database, gate, threads.reads)
-    return Store(chunks, records, holds, database, gate, threads.reads)
+    return Store(chunks, records, holds, rebuilt, database, gate, threads.reads)
 
 
 def _note_lost_holds(database: Database) -> None:
@@ -149,15 +151,16 @@ def _note_lost_holds(database: Database) -> None:
         )
 
 
-def _replace_lost_holds(database: Database) -> None:
+def _replace_lost_holds(database: Database) -> bool:
     """After an index was rebuilt nobody knows what was promised to whom. Every chunk found is held
     for nobody in particular, so that an owner who takes back his own promise cannot take away a
-    chunk that was promised to another one too."""
+    chunk that was promised to another one too. Returns whether there was anything to do."""
     until = time.time() + LONGEST_LEASE_SECS
     with database.write(durable=True) as db:
-        db.execute(
+        found = db.execute(
             "INSERT OR IGNORE INTO holds SELECT digest, ?, ?, ? FROM chunks WHERE EXISTS"
             " (SELECT 1 FROM key_values WHERE namespace = ? AND key = ?)",
             (UNKNOWN_OWNER, NO_ROOT, until, *_HOLDS_LOST),
         )
         db.execute("DELETE FROM key_values WHERE namespace = ? AND key = ?", _HOLDS_LOST)
+    return found.rowcount > 0

@@ -265,13 +265,15 @@ class Writer:
 
     def _refusal(self, wanted: int, spare: int) -> QuotaError:
         quota, min_free = self._limits.quota, self._limits.min_free
-        allowed = "no quota" if quota is None else f"quota {quota}"
+        if quota is not None and quota - self._ledger.occupied_bytes <= spare:
+            why = f"of {_mb(quota)} allowed (storage.quota) {_mb(spare)} are left"
+            hint = "Remove content (`meshnode ls`, `meshnode rm`), or raise storage.quota."
+        else:
+            why = f"the disk has {_mb(spare)} beyond the {_mb(min_free)} that stay free"
+            hint = "Free some space on that disk, or lower storage.min_free_disk."
         return QuotaError(
-            f"The store at {self._layout.root} has no room for {wanted} more bytes: {spare} are "
-            f"left ({self._ledger.occupied_bytes} occupied, {allowed}, minimum free disk "
-            f"{min_free}).",
-            hint="Delete content, or raise storage.quota or lower storage.min_free in the "
-            "configuration.",
+            f"The store at {self._layout.root} has no room for {_mb(wanted)} more: {why}.",
+            hint=hint,
         )
 
     def _fail(self, request: Request, error: StoreError | QuotaError) -> None:
@@ -290,3 +292,7 @@ class Writer:
             log.error("store_quarantine_failed", digest=request.digest.hex(), reason=str(error))
         else:
             request.error, request.done = None, True
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
