@@ -342,5 +342,6 @@ async def open_exchange(
             identity=identity,
             verify=verify,
             settings=settings or ExchangeSettings(),
-            stats=stats or PeerStatsTable(clock=trio.current_time),
+            # Not `stats or ...`: the table of a fresh node is empty, and so false.
+            stats=PeerStatsTable(clock=trio.current_time) if stats is None else stats,
         )

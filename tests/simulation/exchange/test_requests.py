@@ -6,7 +6,15 @@ import pytest
 import trio
 from blake3 import blake3
 from meshnode.errors import PeerRefusedError, UsageError
-from meshnode.node.exchange import ChunkServer, Kept, PeerInfo, Reason, ServerLimits, open_exchange
+from meshnode.node.exchange import (
+    ChunkServer,
+    Kept,
+    PeerInfo,
+    PeerStatsTable,
+    Reason,
+    ServerLimits,
+    open_exchange,
+)
 from meshnode.node.exchange.messages import MAX_HAVE
 from meshnode.node.identity import verify
 
@@ -285,3 +293,15 @@ async def test_statistics_tell_what_was_asked(autojump_clock, open_pair, chunk_o
         await pair.exchange.put(pair.peer, blake3(other).digest(), other)
         assert stats.upload.rate() == pytest.approx(1e6, rel=0.5)
         assert pair.exchange.stats.expected_seconds(pair.peer, MIB) == pytest.approx(1.3, rel=0.3)
+
+
+async def test_what_is_learned_goes_into_the_table_that_was_given_even_an_empty_one(
+    autojump_clock, open_pair
+):
+    table = PeerStatsTable()
+    async with (
+        open_pair() as pair,
+        open_exchange(pair.asking, identity=pair.owner, stats=table) as exchange,
+    ):
+        await exchange.info(pair.peer)
+        assert list(table) == [pair.peer]
