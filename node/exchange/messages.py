@@ -26,6 +26,9 @@ MAX_DETAIL_BYTES = 512
 MAX_RETRY_AFTER_MS = 3_600_000
 MAX_COUNT = 2**63 - 1
 """Upper bound of byte counts and times (Unix seconds) in messages."""
+MAX_BELIEVED = 2**50
+"""Of the room and the chunks a peer claims to have, more is taken for this much: a petabyte weighs
+enough, and sums and shares of what many peers claim stay sane."""
 
 assert INLINE_PUT_BYTES <= MAX_CHUNK_BYTES
 
@@ -59,7 +62,10 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PeerInfo:
-    """What a node says of itself. Only a claim: nothing is decided by it alone."""
+    """What a node says of itself. Only a claim: nothing is decided by it alone.
+
+    The two counts of a decoded one are at most `MAX_BELIEVED`.
+    """
 
     name: str
     zone: str

@@ -18,6 +18,7 @@ from ...errors import FormatError
 from ..store.protocol import MAX_CHUNK_BYTES
 from .messages import (
     INLINE_PUT_BYTES,
+    MAX_BELIEVED,
     MAX_COUNT,
     MAX_DETAIL_BYTES,
     MAX_HAVE,
@@ -178,9 +179,11 @@ def _info(ident: int, fields: Fields) -> Info:
     info = PeerInfo(
         name=_text(fields[0], MAX_NAME_BYTES, "name"),
         zone=_text(fields[1], MAX_NAME_BYTES, "zone"),
-        available_bytes=_integer(fields[2], 0, MAX_COUNT, "number of available bytes"),
+        available_bytes=min(
+            _integer(fields[2], 0, MAX_COUNT, "number of available bytes"), MAX_BELIEVED
+        ),
         version=_text(fields[3], MAX_VERSION_BYTES, "version"),
-        chunks=_integer(fields[4], 0, MAX_COUNT, "number of chunks"),
+        chunks=min(_integer(fields[4], 0, MAX_COUNT, "number of chunks"), MAX_BELIEVED),
     )
     return Info(ident, info)
 

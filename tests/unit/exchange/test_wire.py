@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from meshnode.errors import FormatError
 from meshnode.node.exchange.messages import (
     INLINE_PUT_BYTES,
+    MAX_BELIEVED,
     MAX_COUNT,
     MAX_HAVE,
     MAX_LEASE_SECS,
@@ -48,6 +49,7 @@ ids = st.integers(1, MAX_REQUEST_ID)
 digests = st.binary(min_size=32, max_size=32)
 sizes = st.integers(0, MAX_CHUNK_BYTES)
 times = st.integers(0, MAX_COUNT)
+believable = st.integers(0, MAX_BELIEVED)
 names = st.text(max_size=60)
 
 
@@ -76,7 +78,9 @@ answers = st.one_of(
     st.tuples(ids, times, times, st.binary(min_size=64, max_size=64)).map(
         lambda it: Stored(it[0], min(it[1:3]), max(it[1:3]), it[3])
     ),
-    st.builds(Info, ids, st.builds(PeerInfo, names, names, times, st.text(max_size=16), times)),
+    st.builds(
+        Info, ids, st.builds(PeerInfo, names, names, believable, st.text(max_size=16), believable)
+    ),
     st.builds(
         Refused,
         ids,
@@ -288,3 +292,9 @@ def test_the_body_that_follows_is_the_one_announced():
     assert body_length(Body(1, 6)) == 6
     assert body_length(Data(1, 10, 7)) == 7
     assert body_length(Cancel(1)) == 0
+
+
+def test_a_boast_is_believed_up_to_a_petabyte_and_no_further():
+    boast = Info(1, PeerInfo("n", "z", MAX_COUNT, "v", MAX_COUNT))
+    believed = decode_answer(_header(encode(boast), request=False))
+    assert believed == Info(1, PeerInfo("n", "z", MAX_BELIEVED, "v", MAX_BELIEVED))
