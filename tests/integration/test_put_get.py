@@ -144,3 +144,23 @@ def _tree(root: Path) -> dict[bytes, tuple[object, ...]]:
                 with open(path, "rb") as stream:
                     found[key] = ("file", info.st_mode, info.st_mtime_ns, stream.read())
     return found
+
+
+def test_names_on_the_command_line_may_be_any_bytes(mesh: Testnet, tmp_path: Path) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/non\xffutf8")
+    Path(odd).write_text("odd")
+    (tmp_path / "plain").write_text("plain")
+    links = mesh[1].must("put", odd, tmp_path / "plain").split()
+    assert [mesh[2].must("cat", link) for link in links] == ["odd", "plain"]
+
+
+def test_links_survive_a_lost_index(tmp_path: Path) -> None:
+    node = TestnetNode(1, tmp_path / "home", {"network.mdns": "false", "storage.replication": "1"})
+    node.must("init")
+    node.configure()
+    (tmp_path / "file").write_text("precious")
+    link = node.must("put", tmp_path / "file").strip()
+    (node.home / "data" / "index.db").write_bytes(os.urandom(20_000))
+    listed = json.loads(node.must("--json", "ls"))["entries"]
+    assert [entry["link"] for entry in listed] == [link]
+    assert node.must("cat", link) == "precious"

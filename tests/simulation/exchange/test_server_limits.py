@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import trio
 from blake3 import blake3
-from meshnode.errors import PeerError
+from meshnode.errors import PeerError, PeerRefusedError
 from meshnode.node.exchange import Reason, ServerLimits
 from meshnode.node.exchange.messages import (
     AskInfo,
     Body,
+    Cancel,
     Data,
     Get,
     Info,
@@ -98,23 +99,39 @@ async def test_bytes_after_a_body_are_the_next_request(
         assert isinstance(answers[2], Stored)
 
 
-async def test_a_flood_is_refused_then_no_longer_read_and_others_are_served(
+async def test_a_flood_is_served_at_the_rate_of_the_bucket_and_others_at_once(
     autojump_clock, open_pair, speak_to
 ):
-    limits = ServerLimits(requests_per_second=10, request_burst=20)
+    limits = ServerLimits(requests_per_second=10, request_burst=10)
     async with open_pair(limits=limits) as pair:
         raw = await speak_to(pair)
+        start = trio.current_time()
         for ident in range(1, 61):
             await raw.send(AskInfo(ident))
-        answers = [await raw.answer() for _ in range(40)]
-        served = [answer for answer in answers if isinstance(answer, Info)]
-        refused = [answer for answer in answers if isinstance(answer, Refused)]
-        assert 20 <= len(served) <= 22
-        assert all(answer.reason == Reason.BUSY and answer.retry_after_ms for answer in refused)
-        start = trio.current_time()
-        for _ in range(20):
-            await raw.answer()
-        assert trio.current_time() - start > 1.5  # read at the rate of the bucket
+        await trio.sleep(0.1)
+        stranger = pair.network.add_host()
+        pair.network.introduce()
+        other = type(raw)(await stranger.open_stream(pair.peer, raw.stream.protocol))
+        await other.send(AskInfo(1))
+        assert isinstance(await other.answer(), Info)
+        assert trio.current_time() - start < 1
+        answers = [await raw.answer() for _ in range(60)]
+        assert all(isinstance(answer, Info) for answer in answers)
+        assert 4.9 < trio.current_time() - start < 6
+
+
+async def test_a_request_that_the_rate_would_hold_up_for_long_is_refused_as_busy(
+    autojump_clock, open_pair, speak_to
+):
+    limits = ServerLimits(requests_per_second=1, request_burst=10)
+    async with open_pair(limits=limits) as pair:
+        raw = await speak_to(pair)
+        for ident in range(1, 15):
+            await raw.send(AskInfo(ident))
+        answers = {answer.id: answer for answer in [await raw.answer() for _ in range(14)]}
+        assert all(isinstance(answers[ident], Info) for ident in range(1, 13))
+        assert [answers[ident].reason for ident in (13, 14)] == [Reason.BUSY] * 2
+        assert 2500 < answers[13].retry_after_ms < answers[14].retry_after_ms
 
 
 async def test_a_flood_is_not_forgiven_by_reconnecting(autojump_clock, open_pair, speak_to):
@@ -122,9 +139,9 @@ async def test_a_flood_is_not_forgiven_by_reconnecting(autojump_clock, open_pair
     async with open_pair(limits=limits) as pair:
         for _ in range(2):
             raw = await speak_to(pair)
-            for ident in range(1, 11):
+            for ident in range(1, 17):
                 await raw.send(AskInfo(ident))
-            answers = [await raw.answer() for _ in range(10)]
+            answers = [await raw.answer() for _ in range(16)]
             await raw.stream.reset()
             stranger = pair.network.add_host()  # makes the server forget accounts without debts
             pair.network.introduce()
@@ -134,19 +151,95 @@ async def test_a_flood_is_not_forgiven_by_reconnecting(autojump_clock, open_pair
         assert all(isinstance(answer, Refused) for answer in answers)
 
 
-async def test_more_requests_at_once_than_allowed_are_refused_as_busy(
+async def test_more_requests_at_once_than_allowed_wait_their_turn(
     autojump_clock, open_pair, speak_to, chunk_of
 ):
     async with open_pair(limits=ServerLimits(requests_per_peer=4)) as pair:
-        digest = pair.store.add(chunk_of(10))
-        pair.store.gates[digest] = gate = trio.Event()
+        digests = [pair.store.add(chunk_of(10, seed)) for seed in range(12)]
+        gate = trio.Event()
+        pair.store.gates.update(dict.fromkeys(digests, gate))
         raw = await speak_to(pair)
-        for ident in range(1, 6):
+        for ident, digest in enumerate(digests, start=1):
             await raw.send(Get(ident, digest, 0, None))
-        answer = await raw.answer()
-        assert (answer.id, answer.reason) == (5, Reason.BUSY)
+        await trio.sleep(60)
+        assert pair.store.most_reading == 4
         gate.set()
-        assert isinstance(await raw.answer(), Data)
+        answered = set()
+        for _ in digests:
+            answer = await raw.answer()
+            assert isinstance(answer, Data)
+            await raw.body(10)
+            answered.add(answer.id)
+        assert answered == set(range(1, 13))
+        assert pair.store.most_reading == 4
+
+
+async def test_a_request_that_waits_its_turn_can_be_cancelled(
+    autojump_clock, open_pair, speak_to, chunk_of
+):
+    async with open_pair(limits=ServerLimits(requests_per_peer=1)) as pair:
+        digest = pair.store.add(chunk_of(10))
+        pair.store.gates[digest] = trio.Event()
+        raw = await speak_to(pair)
+        await raw.send(Get(1, digest, 0, None))
+        await raw.send(AskInfo(2))
+        await raw.send(Cancel(2))
+        answer = await raw.answer()
+        assert (answer.id, answer.reason) == (2, Reason.CANCELLED)
+        await raw.send(Cancel(1))
+        assert (await raw.answer()).reason == Reason.CANCELLED
+        await raw.send(AskInfo(3))
+        assert isinstance(await raw.answer(), Info)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("waiting", [1, 512])
+@pytest.mark.parametrize("rate", [20.0, float("inf")])
+async def test_puts_and_gets_of_all_sizes_go_through_however_few_are_served_at_once(
+    autojump_clock, open_pair, chunk_of, at_once, waiting, rate
+):
+    limits = ServerLimits(
+        requests_per_peer=at_once,
+        waiting_per_peer=waiting,
+        memory_bytes=8 * MIB,
+        requests_per_second=rate,
+        request_burst=rate,
+    )
+    sizes = [0, 10, 200_000, 300_000, 3 * MIB, 5 * MIB] * 3
+    chunks = [chunk_of(size, seed) for seed, size in enumerate(sizes)]
+    async with open_pair(limits=limits, bandwidth=2e6) as pair:
+
+        async def put_and_get(data: bytes) -> None:
+            digest = blake3(data).digest()
+            for _ in range(100):
+                try:
+                    await pair.exchange.put(pair.peer, digest, data)
+                    assert await pair.exchange.get(pair.peer, digest) == data
+                    return
+                except PeerRefusedError as error:
+                    if error.reason != Reason.BUSY:
+                        raise
+                    await trio.sleep(error.retry_after or 1)
+            raise AssertionError("refused for ever")
+
+        with trio.fail_after(250):
+            async with trio.open_nursery() as nursery:
+                for data in chunks:
+                    nursery.start_soon(put_and_get, data)
+        await wait_all_tasks_blocked()
+        assert pair.server.bytes_in_memory == 0
+
+
+async def test_nothing_is_refused_when_a_good_client_asks_much_of_a_server_of_few_turns(
+    autojump_clock, open_pair, chunk_of
+):
+    async with open_pair(limits=ServerLimits(requests_per_peer=1), bandwidth=1e6) as pair:
+        chunks = [chunk_of(size, seed) for seed, size in enumerate([1000, MIB, 8 * MIB] * 4)]
+        async with trio.open_nursery() as nursery:
+            for data in chunks:
+                nursery.start_soon(pair.exchange.put, pair.peer, blake3(data).digest(), data)
+        assert pair.server.counts.refusals == {}
+        assert len(pair.kept) == len(chunks)
 
 
 async def test_more_streams_than_allowed_are_reset(autojump_clock, open_pair, speak_to):
@@ -305,3 +398,86 @@ async def test_one_peers_slow_reading_does_not_hold_up_another(
             await other.send(Get(1, digests[0], 0, None))
             assert isinstance(await other.answer(), Data)
             await other.body(2 * MIB)
+
+
+async def test_a_peer_that_sends_bodies_drop_by_drop_holds_up_nobody_and_is_cut_off(
+    autojump_clock, open_pair, speak_to, chunk_of
+):
+    async with open_pair(limits=ServerLimits(memory_bytes=64 * MIB)) as pair:
+        slow = [await speak_to(pair) for _ in range(8)]
+        for raw in slow[:2]:
+            await raw.send(Put(1, bytes(32), 8 * MIB, 60, False))
+            assert await raw.answer() == Proceed(1)
+            await raw.send(Body(1, 8 * MIB))
+        for raw in slow[2:]:
+            await raw.send(Put(1, bytes(32), 8 * MIB, 60, False))
+        assert pair.server.bytes_in_memory == 16 * MIB
+        stranger = pair.network.add_host()
+        pair.network.introduce()
+        other = type(slow[0])(await stranger.open_stream(pair.peer, slow[0].stream.protocol))
+        with trio.fail_after(1):
+            data = chunk_of(MIB)
+            await other.send(Put(1, blake3(data).digest(), MIB, 60, False))
+            assert await other.answer() == Proceed(1)
+            await other.send(Body(1, MIB), data)
+            assert isinstance(await other.answer(), Stored)
+        start = trio.current_time()
+
+        async def drip() -> None:
+            while trio.current_time() - start < 3600:
+                await slow[0].stream.write(b"x")
+                await trio.sleep(15)
+
+        with pytest.raises(PeerError):
+            await drip()
+        assert 120 < trio.current_time() - start < 300
+
+
+async def test_a_peer_that_asks_on_and_on_but_sends_no_body_loses_its_stream(
+    autojump_clock, open_pair, speak_to
+):
+    async with open_pair() as pair:
+        raw = await speak_to(pair)
+        await raw.send(Put(1, bytes(32), MIB, 60, False))
+        assert await raw.answer() == Proceed(1)
+        start = trio.current_time()
+
+        async def chat() -> None:
+            while trio.current_time() - start < 3600:
+                await raw.send(AskInfo(2))
+                assert isinstance(await raw.answer(), Info)
+                await trio.sleep(5)
+
+        with pytest.raises(PeerError):
+            await chat()
+        assert 40 < trio.current_time() - start < 60
+        await wait_all_tasks_blocked()
+        assert pair.server.bytes_in_memory == 0
+
+
+async def test_bodies_at_the_least_rate_are_taken_however_many_are_owed(
+    autojump_clock, open_pair, chunk_of
+):
+    rate = 1.1 * 64 * 1024
+    async with open_pair(bandwidth=rate, limits=ServerLimits(memory_bytes=64 * MIB)) as pair:
+        chunks = [chunk_of(MIB, seed) for seed in range(12)]
+        async with trio.open_nursery() as nursery:
+            for data in chunks:
+                nursery.start_soon(pair.exchange.put, pair.peer, blake3(data).digest(), data)
+        assert len(pair.kept) == len(chunks)
+
+
+async def test_a_body_that_follows_its_own_cancel_ends_the_stream_and_is_not_read(
+    autojump_clock, open_pair, speak_to
+):
+    async with open_pair() as pair:
+        raw = await speak_to(pair)
+        await raw.send(Put(1, bytes(32), MIB, 60, False))
+        assert await raw.answer() == Proceed(1)
+        before = pair.server.counts.bytes_received
+        await raw.stream.write(encode(Cancel(1)) + encode(Body(1, MIB)) + bytes(1000))
+        await wait_all_tasks_blocked()
+        await trio.sleep(1)
+        assert pair.server.counts.protocol_errors == 1
+        assert pair.server.counts.bytes_received - before < 100
+        assert pair.server.bytes_in_memory == 0

@@ -152,7 +152,8 @@ def test_answers_come_back_as_they_went(data: st.DataObject) -> None:
         (near, 0),
     ):
         assert decode_answer(encode_answer(answer), type(answer), keys) == answer
-        assert decode_answer(encode_answer(Refused("no")), type(answer), keys) == Refused("no")
+        for refused in (Refused("no"), Refused("busy", 0.25)):
+            assert decode_answer(encode_answer(refused), type(answer), keys) == refused
 
 
 plain = st.recursive(
@@ -302,6 +303,9 @@ def test_requests_out_of_bounds_are_refused(bad: list[object]) -> None:
         [1, b"\x09"],
         [3, 2],
         [1, b""],
+        [0, "busy", -1],
+        [0, "busy", 2**40],
+        [0, "busy", float("nan")],
     ],
 )
 def test_answers_that_do_not_fit_the_question_are_refused(bad: list[object]) -> None:

@@ -15,7 +15,7 @@ from meshnode.dht.records_wire import Verdict
 from meshnode.dht.settings import DhtSettings
 from meshnode.errors import StoreError
 
-OWN, A, B = (PeerId.from_ed25519(bytes([i]) * 32) for i in (9, 1, 2))
+OWN, A, B, C, D, E, F = (PeerId.from_ed25519(bytes([i]) * 32) for i in (9, 1, 2, 3, 4, 5, 6))
 NOW = 1_000_000.0
 RNG = random.Random(1)
 DIGESTS = sorted(
@@ -41,7 +41,7 @@ def keep(records: ChunkRecords, peer: PeerId, *digests: bytes, expires: float = 
 
 
 def test_a_full_publisher_displaces_its_own_far_keys_by_near_ones_only() -> None:
-    records, _, _, counters = chunk_records(max_records_per_peer=10)
+    records, _, _, counters = chunk_records(max_records_per_peer=10, max_records=100)
     keep(records, A, *DIGESTS[5:15])
     keep(records, B, DIGESTS[29])
     assert records.put(A, "z", DIGESTS[20], 5, NOW + 50) is Verdict.PEER_FULL
@@ -56,13 +56,28 @@ def test_a_full_publisher_displaces_its_own_far_keys_by_near_ones_only() -> None
 def test_a_full_node_gives_up_the_farthest_key_of_all_publishers_but_never_its_own() -> None:
     records, _, _, _ = chunk_records(max_records=10)
     records.hold(DIGESTS[29], 5)
-    keep(records, A, *DIGESTS[10:15])
-    keep(records, B, *DIGESTS[15:20])
-    keep(records, A, DIGESTS[0])
+    for start, peer in enumerate((A, B, C, D)):
+        keep(records, peer, *DIGESTS[10 + 2 * start : 12 + 2 * start])
+    keep(records, E, *DIGESTS[18:20])
+    keep(records, F, DIGESTS[0])
     assert records.holders(DIGESTS[19], NOW) == []
-    assert records.put(B, "z", DIGESTS[25], 5, NOW + 50) is Verdict.FAR
+    assert records.put(F, "z", DIGESTS[25], 5, NOW + 50) is Verdict.FAR
     assert [r.peer for r in records.holders(DIGESTS[29], NOW)] == [OWN]
     assert len(records) == 10
+
+
+def test_no_publisher_takes_more_than_a_quarter_whatever_its_own_bound() -> None:
+    records, rows, _, counters = chunk_records(max_records=20, max_records_per_peer=1000)
+    keep(records, B, DIGESTS[29])
+    keep(records, A, *DIGESTS[5:10])
+    assert records.put(A, "z", DIGESTS[10], 5, NOW + 50) is Verdict.PEER_FULL
+    keep(records, A, *DIGESTS[:5])
+    assert len(records) == 6
+    assert [r.peer for r in records.holders(DIGESTS[29], NOW)] == [B]
+    saved = [(int(RowKind.CHUNK), d, bytes(A), b"\0\0\0\5", NOW + 50) for d in DIGESTS]
+    again = ChunkRecords(OWN, DhtSettings(max_records=20), rows, counters)
+    again.restore(saved, NOW)
+    assert len(again) == 5, "what an earlier run with wider bounds saved is cut too"
 
 
 def test_refreshing_costs_no_room_and_prolongs() -> None:

@@ -4,7 +4,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from meshnode.node.exchange.limits import ByteBudget, TokenBucket
+from meshnode.node.exchange.limits import Budget, TokenBucket
 from meshnode.node.exchange.settings import ServerLimits
 from trio.testing import wait_all_tasks_blocked
 
@@ -43,7 +43,7 @@ def test_never_more_is_granted_than_burst_and_rate_allow(requests):
 
 
 async def test_bytes_are_granted_in_order_and_never_more_than_there_are():
-    budget = ByteBudget(100)
+    budget = Budget(100)
     granted: list[int] = []
 
     async def use(size: int) -> None:
@@ -68,7 +68,7 @@ async def test_bytes_are_granted_in_order_and_never_more_than_there_are():
 
 
 async def test_a_cancelled_wait_lets_those_behind_it_through():
-    budget = ByteBudget(100)
+    budget = Budget(100)
     await budget.take(90)
     async with trio.open_nursery() as nursery:
         scope = trio.CancelScope()
@@ -87,7 +87,7 @@ async def test_a_cancelled_wait_lets_those_behind_it_through():
 
 
 async def test_a_grant_that_meets_a_cancellation_is_given_back():
-    budget = ByteBudget(100)
+    budget = Budget(100)
     await budget.take(100)
     scope = trio.CancelScope()
 
@@ -105,8 +105,23 @@ async def test_a_grant_that_meets_a_cancellation_is_given_back():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"max_chunk_bytes": 0}, {"memory_per_peer": 1}, {"memory_bytes": 1024 * 1024}],
+    [
+        {"max_chunk_bytes": 0},
+        {"memory_per_peer": 1},
+        {"memory_bytes": 1024 * 1024},
+        {"requests_per_peer": 0},
+    ],
 )
 def test_limits_that_could_never_serve_a_chunk_are_refused(wrong):
     with pytest.raises(ValueError, match="must"):
         ServerLimits(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("total", "asked", "share"),
+    [(256, 0, 64), (64, 0, 16), (64, 64, 16), (64, 8, 8), (16, 0, 8), (8, 8, 8)],
+)
+def test_one_peer_gets_at_most_a_quarter_of_the_memory_but_room_for_a_chunk(total, asked, share):
+    mib = 1024 * 1024
+    limits = ServerLimits(memory_bytes=total * mib, memory_per_peer=asked * mib)
+    assert limits.memory_per_peer == share * mib

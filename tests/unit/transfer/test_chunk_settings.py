@@ -37,15 +37,29 @@ async def test_so_many_chunks_are_in_flight_on_a_get(
     assert mesh.exchange.most_in_flight == limit
 
 
-async def test_automatic_concurrency_is_more_than_one(
+async def test_automatic_concurrency_grows_on_a_long_link(
     mesh, make_file, tmp_path, autojump_clock: MockClock
 ) -> None:
-    for _ in range(3):
-        mesh.add()
-    link = await _put(mesh, make_file)
+    for _ in range(2):
+        mesh.add(latency=0.3)
+    link = await _put(mesh, make_file, 30_000_000)
     mesh.configure(max_concurrent_retrievals="auto")
+    report = await mesh.getter().get(link, tmp_path / "out")
+    assert mesh.exchange.most_in_flight > 8
+    mesh.configure(max_concurrent_retrievals=4)
+    fixed = await mesh.getter().get(link, tmp_path / "fixed")
+    assert report.seconds < fixed.seconds
+
+
+async def test_automatic_concurrency_shrinks_when_chunks_time_out(
+    mesh, make_file, tmp_path, autojump_clock: MockClock
+) -> None:
+    first, _ = mesh.add(), mesh.add()
+    link = await _put(mesh, make_file, 2_000_000)
+    first.rate = 2000.0  # a chunk takes half a minute
+    mesh.configure(max_concurrent_retrievals="auto", prefer_fast_peers=False, chunk_timeout_secs=3)
     await mesh.getter().get(link, tmp_path / "out")
-    assert mesh.exchange.most_in_flight == 8
+    assert 2 <= mesh.exchange.most_in_flight <= 6
 
 
 async def test_one_retrieval_at_a_time_goes_strictly_in_file_order(
