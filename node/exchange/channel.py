@@ -11,7 +11,7 @@ import trio
 from ...dht.host import Buffer, Host
 from ...dht.peer_id import PeerId
 from ...errors import DeadlineError, MembershipError, MeshError, PeerError
-from .link import StreamLink
+from .link import PeerActivity, StreamLink
 from .messages import PROTOCOL
 from .pending import Asking, Pending
 from .settings import ExchangeSettings
@@ -57,6 +57,7 @@ class PeerChannel:
         self._settings = settings
         self._stats = stats
         self._on_unused = on_unused
+        self._activity = PeerActivity(heard_at=trio.current_time())
         self._links: list[StreamLink] = []
         self._opening: _Opening | None = None
         self._users = 0
@@ -130,7 +131,7 @@ class PeerChannel:
         """Open a stream and run it until it ends."""
         try:
             stream = await self._host.open_stream(self.peer, PROTOCOL)
-            opening.link = StreamLink(stream, self._settings, self._stats)
+            opening.link = StreamLink(stream, self._settings, self._stats, self._activity)
             self._links.append(opening.link)
         except (PeerError, MembershipError) as error:
             opening.error = error

@@ -15,7 +15,8 @@ from .settings import ServerLimits
 class TokenBucket:
     """`rate` tokens per second, at most `burst` saved up; it may be overdrawn by as much.
 
-    The overdraft is what makes ignoring a refusal pointless: a refused request is charged too.
+    The overdraft is what requests wait for that came too early. It makes ignoring a refusal
+    pointless: a refused request is charged too.
     """
 
     __slots__ = ("_at", "_burst", "_rate", "_tokens")
@@ -32,12 +33,11 @@ class TokenBucket:
             self._at = now
 
     def take(self, cost: float, now: float) -> float:
-        """Charge `cost`; returns 0.0, or the seconds after which it would have been granted."""
+        """Charge `cost`, at most `burst`; returns the seconds after which it is granted, or 0.0."""
         self._refill(now)
-        self._tokens -= cost
-        # A cost above `burst` could never be met by saving: it is granted from a full bucket.
-        missing = min(0.0, self._tokens + max(cost - self._burst, 0.0))
-        return -missing / self._rate
+        # More than `burst` could never be met by saving.
+        self._tokens -= min(cost, self._burst)
+        return -min(0.0, self._tokens) / self._rate
 
     def overdrawn(self, now: float) -> float:
         """Seconds until the overdraft is within its limit again; 0.0 when it is."""
@@ -49,8 +49,8 @@ class TokenBucket:
         return self._tokens >= self._burst
 
 
-class ByteBudget:
-    """At most `total` bytes taken at once; those who wait are served in order."""
+class Budget:
+    """At most `total` units (bytes, requests) taken at once; those who wait are served in order."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -58,18 +58,22 @@ class ByteBudget:
         self._waiting: deque[tuple[int, trio.Event]] = deque()
 
     @property
+    def total(self) -> int:
+        return self._total
+
+    @property
     def taken(self) -> int:
         return self._taken
 
     def try_take(self, size: int) -> bool:
-        """Take `size` bytes if that is possible without overtaking anyone."""
+        """Take `size` units if that is possible without overtaking anyone."""
         if self._waiting or self._taken + size > self._total:
             return False
         self._taken += size
         return True
 
     async def take(self, size: int) -> None:
-        """Wait for `size` bytes (at most `total`) and take them."""
+        """Wait for `size` units (at most `total`) and take them."""
         if self.try_take(size):
             return
         turn = (size, trio.Event())
@@ -102,9 +106,15 @@ class PeerAccount:
     """What one peer uses now, over all its streams."""
 
     bucket: TokenBucket
-    memory: ByteBudget
+    memory: Budget
+    line: Budget
+    """Cost of all requests that were let in: those that are served and those that wait."""
+    turns: trio.Semaphore
+    """Who has one is served. Nobody waits for memory while having one: those who have memory
+    (small bodies are read before their turn) wait for turns."""
     streams: int = 0
-    requests: int = 0
+    owed_bytes: int = 0
+    """Of bodies that may be sent and are not here yet; memory is reserved for them."""
 
 
 class Accounts:
@@ -113,7 +123,7 @@ class Accounts:
     def __init__(self, limits: ServerLimits) -> None:
         self._limits = limits
         self._accounts: dict[bytes, PeerAccount] = {}
-        self.memory = ByteBudget(limits.memory_bytes)
+        self.memory = Budget(limits.memory_bytes)
 
     def of(self, peer: bytes) -> PeerAccount:
         account = self._accounts.get(peer)
@@ -125,7 +135,9 @@ class Accounts:
                     self._limits.request_burst,
                     trio.current_time(),
                 ),
-                ByteBudget(self._limits.memory_per_peer),
+                Budget(self._limits.memory_per_peer),
+                Budget(self._limits.requests_per_peer + self._limits.waiting_per_peer),
+                trio.Semaphore(self._limits.requests_per_peer),
             )
         return account
 

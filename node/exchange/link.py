@@ -34,6 +34,16 @@ _LEAST_UPLOAD_RATE = 64e3
 
 
 @dataclass(slots=True, eq=False)
+class PeerActivity:
+    """What the streams to one peer know together: they share its line, and its patience."""
+
+    heard_at: float
+    """When it last sent anything."""
+    unacknowledged: int = 0
+    """Body bytes queued or written in Puts that are not answered yet."""
+
+
+@dataclass(slots=True, eq=False)
 class _Frame:
     """Something to write; `pending` is None for a CANCEL."""
 
@@ -45,8 +55,15 @@ class _Frame:
 class StreamLink:
     """See the module. Created by `PeerChannel`, which also runs it."""
 
-    def __init__(self, stream: Stream, settings: ExchangeSettings, stats: PeerStats) -> None:
-        self._metered = MeteredStream(stream)
+    def __init__(
+        self,
+        stream: Stream,
+        settings: ExchangeSettings,
+        stats: PeerStats,
+        activity: PeerActivity,
+    ) -> None:
+        self._metered = MeteredStream(stream, self._heard)
+        self._activity = activity
         self._reader = BufferedStream(self._metered)
         self._settings = settings
         self._stats = stats
@@ -63,8 +80,6 @@ class StreamLink:
         self._scope = trio.CancelScope()
         self.failure: MeshError | None = None
         """Why the stream broke; set once and for ever."""
-        self._unacknowledged = 0
-        """Body bytes queued or written in Puts that are not answered yet."""
         self.load = 0
         """Body bytes that requests on this stream are waiting for."""
 
@@ -118,13 +133,17 @@ class StreamLink:
         if not await wait_with_progress(pending.done, lambda: self._moved(pending), timeout):
             raise self._silent(pending, "the rest of an answer", timeout)
 
+    def _heard(self) -> None:
+        self._activity.heard_at = trio.current_time()
+
     def _moved(self, pending: Pending) -> float:
         """When `pending` last had reason to hope.
 
-        Anything the peer sends shows that it lives, and answers may queue behind others. What we
-        write shows nothing once our own frame is out: a frozen peer's window takes it too.
+        Anything the peer sends, on whichever stream, shows that it lives: answers may queue behind
+        others, and requests wait their turn behind those of other streams. What we write shows
+        nothing once our own frame is out: a frozen peer's window takes it too.
         """
-        moved = max(pending.sent_at or pending.queued_at, self._metered.last_read_at)
+        moved = max(pending.sent_at or pending.queued_at, self._activity.heard_at)
         if pending.sent_at is None:
             moved = max(moved, self._metered.last_write_at)
         return moved + self._upload_secs()
@@ -135,11 +154,11 @@ class StreamLink:
         Written is not received: buffers between us hold megabytes, and on a slow line those are
         many seconds in which a healthy peer has nothing to say.
         """
-        if not self._unacknowledged:
+        if not self._activity.unacknowledged:
             return 0.0
         measured = self._stats.upload.rate()
         rate = _PRESUMED_UPLOAD_RATE if measured is None else measured / 4
-        return self._unacknowledged / max(rate, _LEAST_UPLOAD_RATE)
+        return self._activity.unacknowledged / max(rate, _LEAST_UPLOAD_RATE)
 
     def _silent(self, pending: Pending, what: str, timeout: float) -> DeadlineError:
         # Other requests here keep their own deadlines, new ones get a fresh stream.
@@ -170,7 +189,7 @@ class StreamLink:
 
     def _enqueue_body(self, header: bytes, data: Buffer, pending: Pending) -> None:
         pending.unacknowledged = len(data)
-        self._unacknowledged += len(data)
+        self._activity.unacknowledged += len(data)
         self._enqueue(header, data, pending)
 
     def _enqueue(self, header: bytes, body: Buffer, pending: Pending | None) -> None:
@@ -180,7 +199,7 @@ class StreamLink:
     def _release(self, pending: Pending) -> None:
         """The asking task is done with `pending`, answered or not."""
         self.load -= pending.expected_bytes
-        self._unacknowledged -= pending.unacknowledged
+        self._activity.unacknowledged -= pending.unacknowledged
         self._last_used = trio.current_time()
         if pending.upload_began:
             # Not when the transport's buffers had taken it all, but when the peer had answered.

@@ -3,12 +3,18 @@
 One task reads; each request has a task of its own; a lock lets one answer at a time onto the
 stream. Everything is bounded: requests and bodies in memory per peer (`limits.py`), a refusal is
 written by the reader itself, so that a peer that floods us only stops being read.
+
+What comes too early waits: first in its task, then (the peer's line or memory being full) by no
+longer being read. But a body that is owed comes on this stream too, behind what is not read, and
+others of the peer may wait for its memory or turn. So while one is owed, reading goes on, and what
+finds no place is refused.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import structlog
@@ -31,7 +37,6 @@ from .messages import (
     Reason,
     Refused,
     Release,
-    Request,
     Reserved,
 )
 from .metered import MeteredStream
@@ -43,22 +48,31 @@ _log = structlog.get_logger(__name__)
 
 _BUSY_RETRY_SECS = 0.25
 _MEMORY_RETRY_SECS = 1.0
-_WRITE_GRACE_SECS = 30.0
-_DIGESTS_PER_TOKEN = 64
+_DIGESTS_PER_UNIT = 64
 _DRAIN_BYTES = 64 * 1024
 _JOIN_BYTES = 16 * 1024
+
+
+_Served = Get | Have | Put | AskInfo | Release | Reserved
 
 
 @dataclass(slots=True, eq=False)
 class _Serving:
     """One request being served."""
 
-    request: Get | Have | Put | AskInfo | Release | Reserved
+    request: _Served
+    reserved: int = 0
+    """Bytes of memory for a body that came along."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    not_before: float = 0.0
+    """Earliest turn, by the rate of the peer."""
+    cost: int = 1
+    has_turn: bool = False
     committed: bool = False
     """A CANCEL comes too late: bytes are being written, or a body has been taken in."""
     cancelled: bool = False
-    wants_body: bool = False
+    body_due: float = math.inf
+    """When a body that is owed must be in."""
     body_began: bool = False
     body: bytearray | None = None
     body_came: trio.Event = field(default_factory=trio.Event)
@@ -112,8 +126,12 @@ class ServedStream:
         self._lock = trio.Lock()
         self._scope = trio.CancelScope()
         self._reading = trio.CancelScope()
-        self._bodies_owed = 0
-        self._refusing = False
+        self._owed: set[_Serving] = set()
+        """Those whose bodies may be sent and are not in yet."""
+        self._paused = False
+        """The reader does something else, which has its own deadline or is our turn."""
+        self._held = trio.CancelScope()
+        """Around a wait of the reader that must end when a body is owed."""
         self.active = 0
         """Requests under way."""
 
@@ -149,10 +167,11 @@ class ServedStream:
     def _touch(self) -> None:
         """Something moved: set how long the next silence of the peer may last."""
         now = trio.current_time()
-        if self._refusing:
-            self._reading.deadline = math.inf  # the write has its own deadline
-        elif self._bodies_owed:
-            self._reading.deadline = now + self._limits.body_stall_secs
+        if self._paused:
+            self._reading.deadline = math.inf
+        elif self._owed:
+            due = min(serving.body_due for serving in self._owed)
+            self._reading.deadline = min(now + self._limits.body_stall_secs, due)
         elif self.active:
             self._reading.deadline = math.inf  # it is our turn
         else:
@@ -166,86 +185,131 @@ class ServedStream:
             rest = await self._reader.read_exactly(header_rest(prefix, request=True))
             self._counts.bytes_received += PREFIX_BYTES + len(rest)
             request = decode_request(prefix[4:] + rest)
-            retry_after = await self._charge(request)
             match request:
                 case Cancel(ident):
+                    self._account.bucket.take(1.0, trio.current_time())
                     self._cancel(ident)
                 case Body(ident, length):
                     await self._take_body(ident, length)
                 case _:
-                    await self._accept(request, retry_after, nursery)
+                    await self._accept(request, nursery)
+            await self._wait_off_debt()
 
-    async def _charge(self, request: Request) -> float:
-        """Charge the peer's bucket; a peer deep in debt is not read for a while.
-
-        Returns:
-            Seconds after which the request would be granted, 0.0 when it is.
-        """
-        cost = 1.0
-        if isinstance(request, Have | Release):
-            cost += len(request.digests) // _DIGESTS_PER_TOKEN
-        bucket = self._account.bucket
-        retry_after = bucket.take(cost, trio.current_time())
-        if (debt := bucket.overdrawn(trio.current_time())) > 0.0:
-            self._reading.deadline = math.inf
-            await trio.sleep(debt)
+    @contextmanager
+    def _pause(self) -> Iterator[None]:
+        """Around what keeps the reader from reading: the time is not the peer's."""
+        self._paused = True
+        self._touch()
+        began = trio.current_time()
+        try:
+            yield
+        finally:
+            for serving in self._owed:
+                serving.body_due += trio.current_time() - began
+            self._paused = False
             self._touch()
-        return retry_after
 
-    async def _accept(
-        self,
-        request: Get | Have | Put | AskInfo | Release | Reserved,
-        retry_after: float,
-        nursery: trio.Nursery,
-    ) -> None:
+    async def _wait_off_debt(self) -> None:
+        """A peer deep in debt is not read for a while."""
+        if (debt := self._account.bucket.overdrawn(trio.current_time())) > 0.0:
+            with self._pause():
+                await trio.sleep(debt)
+
+    async def _wait_unless_owed(self, wait: Callable[[], Awaitable[None]]) -> bool:
+        """Read no further until `wait` returns; False: a body is owed that must be read first."""
+        if self._owed:
+            return False
+        with self._pause(), trio.CancelScope() as self._held:
+            await wait()
+            return True
+        return False
+
+    async def _accept(self, request: _Served, nursery: trio.Nursery) -> None:
         if request.id in self._requests:
             raise FormatError(f"Request id {request.id} is in use.")
         self._counts.requests += 1
-        serving = _Serving(request)
         size = request.length if isinstance(request, Put) and request.inline else 0
-        refusal: Refusal | None = None
-        if self._closing():
-            refusal = Refusal(Reason.SHUTTING_DOWN, "")
-        elif retry_after > 0.0:
-            refusal = Refusal(Reason.BUSY, "too many requests a second", retry_after)
-        elif self._account.requests >= self._limits.requests_per_peer:
-            refusal = Refusal(Reason.BUSY, "too many requests at once", _BUSY_RETRY_SECS)
-        elif not self._accounts.try_reserve(self._account, size):
-            refusal = Refusal(Reason.BUSY, "too many bytes in memory", _MEMORY_RETRY_SECS)
+        serving = _Serving(request, reserved=size)
+        refusal = await self._admit(serving)
         if refusal is not None:
             await self._drain(size)
-            self._refusing = True
-            self._touch()
-            try:
+            with self._pause():
                 await self._refuse(serving, refusal)
-            finally:
-                self._refusing = False
-                self._touch()
             return
         self._requests[request.id] = serving
-        self._account.requests += 1
         self.active += 1
         self._touch()
         started = False
         try:
             if isinstance(request, Put) and request.inline:
-                self._bodies_owed += 1
+                self._owe(serving, size)
                 await self._read_body(serving, size)
-            nursery.start_soon(self._serve, serving, size)
+            nursery.start_soon(self._serve, serving)
             started = True
         finally:
             if not started:
-                self._finish(serving, size)
+                self._finish(serving)
 
-    def _finish(self, serving: _Serving, reserved: int) -> None:
+    async def _admit(self, serving: _Serving) -> Refusal | None:
+        """Find a place in the peer's line, and memory for a body that comes along."""
+        account, limits, request = self._account, self._limits, serving.request
+        cost = 1
+        if isinstance(request, Have | Release):
+            cost += len(request.digests) // _DIGESTS_PER_UNIT
+        wait = account.bucket.take(cost, trio.current_time())
+        if self._closing():
+            return Refusal(Reason.SHUTTING_DOWN, "")
+        if wait > limits.request_wait_secs:
+            return Refusal(Reason.BUSY, "too many requests a second", wait)
+        serving.not_before = trio.current_time() + wait
+        serving.cost = min(cost, account.line.total)
+        if not account.line.try_take(serving.cost) and not await self._wait_unless_owed(
+            lambda: account.line.take(serving.cost)
+        ):
+            return Refusal(Reason.BUSY, "too many requests at once", _BUSY_RETRY_SECS)
+        if await self._reserve(serving.reserved):
+            return None
+        account.line.give_back(serving.cost)
+        return Refusal(Reason.BUSY, "too many bytes in memory", _MEMORY_RETRY_SECS)
+
+    async def _reserve(self, size: int) -> bool:
+        """Memory for a body that comes along with its request: no one waits long for others."""
+        memory = self._account.memory
+        if not memory.try_take(size) and not await self._wait_unless_owed(
+            lambda: memory.take(size)
+        ):
+            return False
+        if self._accounts.memory.try_take(size):
+            return True
+        memory.give_back(size)
+        return False
+
+    def _finish(self, serving: _Serving) -> None:
         self._requests.pop(serving.request.id, None)
-        if serving.wants_body and serving.body is None:
-            self._bodies_owed -= 1
-        self._accounts.release(self._account, reserved)
-        self._account.requests -= 1
+        self._owe_no_longer(serving)
+        self._leave_turn(serving)
+        self._accounts.release(self._account, serving.reserved)
+        self._account.line.give_back(serving.cost)
         self.active -= 1
         self._touch()
         self._on_finished()
+
+    # --- bodies that come in ---
+
+    def _owe(self, serving: _Serving, length: int) -> None:
+        """The peer may send this body now: behind all others that it owes, at `least_rate`."""
+        self._account.owed_bytes += length
+        secs = self._account.owed_bytes / self._limits.least_rate + self._limits.rate_grace_secs
+        serving.body_due = trio.current_time() + secs
+        self._owed.add(serving)
+        self._held.cancel()
+        self._touch()
+
+    def _owe_no_longer(self, serving: _Serving) -> None:
+        if serving in self._owed:
+            assert isinstance(serving.request, Put)
+            self._owed.discard(serving)
+            self._account.owed_bytes -= serving.request.length
 
     async def _drain(self, size: int) -> None:
         while size:
@@ -253,7 +317,9 @@ class ServedStream:
 
     async def _take_body(self, ident: int, length: int) -> None:
         serving = self._requests.get(ident)
-        if serving is None or not serving.wants_body or serving.body_began:
+        # One that is cancelled waits no longer, though its task may not have ended yet.
+        waits = serving is not None and serving in self._owed and not serving.cancelled
+        if serving is None or not waits or serving.body_began:
             raise FormatError(f"A body came for request {ident}, which waits for none.")
         assert isinstance(serving.request, Put)
         if length != serving.request.length:
@@ -261,14 +327,14 @@ class ServedStream:
         await self._read_body(serving, length)
 
     async def _read_body(self, serving: _Serving, length: int) -> None:
-        """Read a body for which memory is reserved, and `_bodies_owed` counted."""
+        """Read a body for which memory is reserved, and which is owed."""
         body = bytearray(length)
         serving.body_began = serving.committed = True
         self._touch()
         await self._reader.read_into(memoryview(body))
         self._counts.bytes_received += length
         serving.body = body
-        self._bodies_owed -= 1
+        self._owe_no_longer(serving)
         self._touch()
         serving.body_came.set()
 
@@ -281,12 +347,42 @@ class ServedStream:
 
     # --- serving ---
 
-    async def _serve(self, serving: _Serving, reserved: int) -> None:
+    async def _take_turn(self, serving: _Serving) -> None:
+        await self._account.turns.acquire()
+        serving.has_turn = True
+
+    def _leave_turn(self, serving: _Serving) -> None:
+        if serving.has_turn:
+            serving.has_turn = False
+            self._account.turns.release()
+
+    @asynccontextmanager
+    async def _memory(self, serving: _Serving, size: int) -> AsyncIterator[None]:
+        """Hold memory for a body; a request that has to wait for it lets others have its turn."""
+        if self._accounts.try_reserve(self._account, size):
+            try:
+                yield
+            finally:
+                self._accounts.release(self._account, size)
+            return
+        self._leave_turn(serving)
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._accounts.reserved(self._account, size))
+            except trio.TooSlowError:
+                detail = "too many bytes in memory"
+                raise Refusal(Reason.BUSY, detail, _MEMORY_RETRY_SECS) from None
+            await self._take_turn(serving)
+            yield
+
+    async def _serve(self, serving: _Serving) -> None:
         """Answer one request; whatever goes wrong ends the request, or at most the stream."""
         ident = serving.request.id
         try:
             try:
                 with serving.scope:
+                    await trio.sleep_until(serving.not_before)
+                    await self._take_turn(serving)
                     await self._answer(serving)
                 if serving.scope.cancelled_caught:
                     self._counts.cancelled += 1
@@ -303,7 +399,7 @@ class ServedStream:
             _log.debug("chunk_stream_lost", peer=str(self._stream.peer), error=str(error))
             self.stop()
         finally:
-            self._finish(serving, reserved)
+            self._finish(serving)
 
     async def _answer(self, serving: _Serving) -> None:
         match serving.request:
@@ -323,12 +419,9 @@ class ServedStream:
 
     async def _answer_get(self, serving: _Serving, get: Get) -> None:
         size = await self._service.size_for(get)
-        try:
-            async with self._accounts.reserved(self._account, size):
-                data = await self._service.read(get, size)
-                await self._send(serving, Data(get.id, size, len(data)), data)
-        except trio.TooSlowError:
-            raise Refusal(Reason.BUSY, "too many bytes in memory", _MEMORY_RETRY_SECS) from None
+        async with self._memory(serving, size):
+            data = await self._service.read(get, size)
+            await self._send(serving, Data(get.id, size, len(data)), data)
 
     async def _answer_put(self, serving: _Serving, put: Put) -> None:
         owner = self._stream.peer
@@ -336,18 +429,14 @@ class ServedStream:
         if stored is None and serving.body is not None:
             stored = await self._service.keep(put, serving.body, owner)
         elif stored is None:
-            try:
-                async with self._accounts.reserved(self._account, put.length):
-                    stored = await self._service.keep(put, await self._body(serving), owner)
-            except trio.TooSlowError:
-                raise Refusal(Reason.BUSY, "too many bytes in memory", _MEMORY_RETRY_SECS) from None
+            async with self._memory(serving, put.length):
+                stored = await self._service.keep(put, await self._body(serving), owner)
         await self._send(serving, stored)
 
     async def _body(self, serving: _Serving) -> bytearray:
-        """Ask for the body of a Put, and wait for it; silence ends the stream (`_touch`)."""
-        serving.wants_body = True
-        self._bodies_owed += 1
-        self._touch()
+        """Ask for the body of a Put, and wait for it; slowness ends the stream (`_touch`)."""
+        assert isinstance(serving.request, Put)
+        self._owe(serving, serving.request.length)
         await self._send(serving, Proceed(serving.request.id))
         await serving.body_came.wait()
         assert serving.body is not None
@@ -376,7 +465,7 @@ class ServedStream:
             if final:
                 # The peer may use the id again as soon as it has the answer.
                 self._requests.pop(answer.id, None)
-            most = _WRITE_GRACE_SECS + len(body) / self._limits.least_rate
+            most = self._limits.rate_grace_secs + len(body) / self._limits.least_rate
             with trio.move_on_after(most) as slow:
                 await self._write(encode(answer), body)
             if slow.cancelled_caught:
