@@ -156,7 +156,12 @@ class ChunkRecords:
             elif kind == RowKind.CHUNK and expires > now:
                 zone = value[_SIZE.size :].decode("utf-8", "replace")[:MAX_ZONE_CHARS]
                 peer = PeerId(publisher)
-                self._insert(peer, self._share(peer, zone), digest, size, expires)
+                share = self._share(peer, zone)
+                # The bounds may be narrower than they were.
+                if digest in share.chunks or self._room_for(share, digest) is Verdict.STORED:
+                    self._insert(peer, share, digest, size, expires)
+                else:
+                    self._rows.delete(RowKind.CHUNK, digest, publisher)
             elif kind == RowKind.CHUNK:
                 self._rows.delete(RowKind.CHUNK, digest, publisher)
 
@@ -171,7 +176,7 @@ class ChunkRecords:
 
     def _room_for(self, share: _Share, digest: bytes) -> Verdict:
         """Evict until one more record of `share` fits, or say why it does not."""
-        if len(share.chunks) >= self._settings.max_records_per_peer:
+        if len(share.chunks) >= self._settings.records_per_peer:
             far = share.farthest.make_room(share.chunks, digest)
             if far is None:
                 return Verdict.PEER_FULL

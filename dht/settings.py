@@ -25,6 +25,8 @@ class DhtSettings:
 
     `max_*_per_peer` bound what one publisher may store on this node, `max_records` and
     `max_value_bytes` what all others together may; our own records are not counted.
+    `written_per_second` bounds, per peer, keys it announces and withdraws, `asked_per_second` keys
+    it asks about; up to the burst at once.
     """
 
     zone: str = ""
@@ -43,3 +45,15 @@ class DhtSettings:
     max_records: int = 1_000_000
     max_value_bytes: int = 128 * 1024 * 1024
     max_streams_per_peer: int = 16
+    written_per_second: float = 4096.0
+    written_burst: float = 131_072.0
+    asked_per_second: float = 16_384.0
+    asked_burst: float = 262_144.0
+
+    @property
+    def records_per_peer(self) -> int:
+        """What one publisher may really store here: never more than a quarter of all records.
+
+        Otherwise one member could fill the table, and have its keys push out everybody else's.
+        """
+        return min(self.max_records_per_peer, max(1, self.max_records // 4))
