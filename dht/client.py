@@ -121,6 +121,8 @@ class Client:
         answer = await self._rpc.request(peer, question)
         if isinstance(answer, Refused):
             raise PeerRefusedError(
-                f"{peer.short} refused a DHT request: {answer.reason}", reason=answer.reason
+                f"{peer.short} refused a DHT request: {answer.reason}",
+                reason=answer.reason,
+                retry_after=answer.retry_after,
             )
         return answer

@@ -20,6 +20,7 @@ from .host import Host
 from .kad_wire import PeerAddresses
 from .keyspace import chunk_position
 from .locator import Locator
+from .patience import Patience
 from .peer_id import PeerId
 from .records import ChunkRecord, ChunkRecords
 from .records_wire import Found
@@ -89,6 +90,7 @@ class Finder:
         self._settings = settings
         self._counters = counters
         self._wall_clock = wall_clock
+        self._patience = Patience(counters)
 
     async def find(self, digests: Sequence[bytes]) -> dict[bytes, list[ChunkRecord]]:
         """Holders of each digest, ourselves included; an empty list when nobody is known."""
@@ -163,7 +165,8 @@ class Finder:
         out: list[tuple[Sequence[bytes], Found]] = []
         for start in range(0, len(digests), MAX_KEYS_PER_MESSAGE):
             batch = digests[start : start + MAX_KEYS_PER_MESSAGE]
-            found = await self._client.find(peer, batch, _HOLDERS_ASKED_FOR)
+            ask = partial(self._client.find, peer, batch, _HOLDERS_ASKED_FOR)
+            found = await self._patience.ask(peer, ask)
             # Here, so that even an answer that comes too late teaches addresses.
             self._contacts.learn(PeerAddresses(p.peer, p.addresses) for p in found.peers)
             out.append((batch, found))

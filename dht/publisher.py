@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
@@ -22,6 +23,7 @@ from .host import Host
 from .keyspace import BITS, check_digest, chunk_position, manifest_position
 from .locator import Locator
 from .manifests import ManifestStore, check_manifest
+from .patience import Patience
 from .peer_id import PeerId
 from .records import ChunkRecords
 from .records_wire import Verdict
@@ -105,6 +107,7 @@ class Publisher:
         self._manifests = manifests
         self._settings = settings
         self._counters = counters
+        self._patience = Patience(counters)
         self._offered: dict[PeerId, float] = {}
         """Peers that have all they are responsible for, and since when (trio time)."""
 
@@ -209,7 +212,8 @@ class Publisher:
             if not batch:
                 continue
             try:
-                verdicts = await self._client.announce(peer, zone, ttl, batch)
+                ask = partial(self._client.announce, peer, zone, ttl, batch)
+                verdicts = await self._patience.ask(peer, ask)
             except Exception as error:  # noqa: BLE001 - task boundary: one peer must not end the rest
                 tally.failed[peer] = as_peer_error(error, peer, self._counters).message
                 return
@@ -226,7 +230,7 @@ class Publisher:
             if not gone:
                 continue
             try:
-                await self._client.withdraw(peer, gone)
+                await self._patience.ask(peer, partial(self._client.withdraw, peer, gone))
             except Exception as error:  # noqa: BLE001 - task boundary: one peer must not end the rest
                 as_peer_error(error, peer, self._counters)
                 # Its records of ours expire by themselves.

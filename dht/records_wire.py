@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from math import ceil
 from struct import Struct
 from typing import TypeVar
 
@@ -22,6 +23,9 @@ from .peer_id import PeerId
 from .plain_msgpack import unpack
 from .settings import MAX_KEYS_PER_MESSAGE, MAX_RECORDS_FRAME
 
+BUSY = "busy"
+"""Reason of a refusal that `Refused.retry_after` undoes."""
+
 MAX_ZONE_CHARS = 64
 MAX_TARGETS = 64
 MAX_NEIGHBOURS = 256
@@ -29,6 +33,7 @@ MAX_HOLDERS_PER_KEY = 20
 MAX_HOLDER_PEERS = 1024
 MAX_HOLDER_ROWS = 48 * 1024
 _MAX_ADDRESS_CHARS = 300
+_MAX_RETRY_MS = 3_600_000
 _MAX_TTL = 2**31 - 1
 _MAX_SIZE = 2**32 - 1
 _HOLDER = Struct(">HII")  # index into the table of peers, size in bytes, seconds to live
@@ -129,7 +134,10 @@ class Neighbours:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
+    """`retry_after`, in seconds, when asking again by then can help."""
+
     reason: str
+    retry_after: float | None = None
 
 
 Answer = Verdicts | Found | Withdrawn | Neighbours | Refused
@@ -167,8 +175,9 @@ def encode_answer(answer: Answer) -> bytes:
             return _pack([_WITHDRAW, removed])
         case Neighbours(bits, near):
             return _pack([_NEAR, bits, [[bytes(p.peer), list(p.addresses)] for p in near]])
-        case Refused(reason):
-            return _pack([_REFUSED, reason])
+        case Refused(reason, retry_after):
+            millis = [] if retry_after is None else [min(ceil(1000 * retry_after), _MAX_RETRY_MS)]
+            return _pack([_REFUSED, reason, *millis])
 
 
 def _pack(message: list[object]) -> bytes:
@@ -220,6 +229,8 @@ def _decode_any_answer(message: object, keys: int) -> Answer:
     match message:
         case [0, str(reason)]:
             return Refused(_word(reason))
+        case [0, str(reason), int(millis)] if 0 <= millis <= _MAX_RETRY_MS:
+            return Refused(_word(reason), millis / 1000)
         case [1, bytes(verdicts)] if len(verdicts) == keys:
             try:
                 return Verdicts(tuple(map(Verdict, verdicts)))

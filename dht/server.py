@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from ..errors import FormatError, IntegrityError
+from .budget import KeyBudget
 from .contacts import Contacts
 from .counters import Counters
 from .framing import FrameReader, encode_frame
@@ -29,6 +30,7 @@ from .manifests import ManifestStore, check_manifest
 from .peer_id import PeerId
 from .records import ChunkRecords
 from .records_wire import (
+    BUSY,
     MAX_HOLDER_PEERS,
     MAX_HOLDER_ROWS,
     MAX_NEIGHBOURS,
@@ -54,6 +56,13 @@ from .settings import KAD_PROTOCOL, MAX_KAD_FRAME, MAX_RECORDS_FRAME, RECORDS_PR
 _IDLE_STREAM = 600.0
 _REQUEST_ARRIVES_WITHIN = 20.0
 _ADDRESSES_PER_HOLDER = 4
+_KEYS_PER_QUESTION = 16
+"""A question about one key costs what looking at the whole routing table does."""
+_VALUE_BYTES_PER_KEY = 1024
+
+
+class _OverBudgetError(Exception):
+    """The peer asks more than its share."""
 
 
 class Server:
@@ -79,6 +88,8 @@ class Server:
         self._wall_clock = wall_clock
         self._heard = heard
         self._streams: Counter[PeerId] = Counter()
+        self._written = KeyBudget(settings.written_per_second, settings.written_burst)
+        self._asked = KeyBudget(settings.asked_per_second, settings.asked_burst)
 
     def install(self) -> None:
         self._host.set_handler(KAD_PROTOCOL, self._serve_kad)
@@ -112,6 +123,8 @@ class Server:
             await stream.close()
         except FormatError:
             self._counters.add("requests_malformed")
+            await stream.reset()
+        except _OverBudgetError:
             await stream.reset()
         except trio.TooSlowError:
             self._counters.add("streams_idle")
@@ -147,6 +160,16 @@ class Server:
         Raises:
             FormatError: a request that breaks the rules of its kind.
         """
+        if request.kind in (Kind.PUT_VALUE, Kind.ADD_PROVIDER):
+            keys = 1 + len(request.value or b"") // _VALUE_BYTES_PER_KEY
+            wait = self._wait(self._written, sender, keys)
+        else:
+            wait = self._wait(self._asked, sender, _KEYS_PER_QUESTION)
+        if wait and request.kind is Kind.PUT_VALUE:
+            return KadMessage(Kind.PUT_VALUE, request.key)
+        if wait:
+            # The standard wire has no word for it, and an empty answer would be taken for one.
+            raise _OverBudgetError
         match request.kind:
             case Kind.PING:
                 return KadMessage(Kind.PING)
@@ -209,6 +232,15 @@ class Server:
 
     def answer_records(self, sender: PeerId, request: Request) -> Answer:
         match request:
+            case Announce(digests=digests) | Withdraw(digests):
+                wait = self._wait(self._written, sender, max(1, len(digests)))
+            case Find(digests, _):
+                wait = self._wait(self._asked, sender, max(_KEYS_PER_QUESTION, len(digests)))
+            case Near(targets, _):
+                wait = self._wait(self._asked, sender, _KEYS_PER_QUESTION * (1 + len(targets)))
+        if wait:
+            return Refused(BUSY, wait)
+        match request:
             case Announce():
                 return self._keep(sender, request)
             case Find(digests, limit):
@@ -218,6 +250,13 @@ class Server:
             case Near(targets, addresses):
                 self._contacts.learn([PeerAddresses(sender, addresses)])
                 return self._near(sender, targets)
+
+    def _wait(self, budget: KeyBudget, sender: PeerId, keys: int) -> float:
+        """0, or the seconds until `sender` may ask this."""
+        wait = budget.take(sender, keys, trio.current_time())
+        if wait:
+            self._counters.add("requests_over_budget")
+        return wait
 
     def _keep(self, sender: PeerId, request: Announce) -> Verdicts | Refused:
         if sender == self._host.peer_id:

@@ -212,7 +212,7 @@ anything = st.recursive(
 answer_heads = st.sampled_from([b"\x00", b"\x01", b"\x02", b"\x03", b"\x04"])
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(
     anything
     | st.tuples(answer_heads, st.lists(anything, max_size=4)).map(
