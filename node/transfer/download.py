@@ -32,13 +32,13 @@ from ...errors import (
 from ..content import ChunkRef, open_chunk
 from ..exchange import Reason
 from .context import TransferContext
+from .depth import FIRST_DEPTH, AdaptiveDepth
 from .events import PeerNote, ProgressMeter
 from .failures import reason_of, task_group
 from .find import Finder, Holders
 from .lost import Answer, LostChunk, could_not_fetch
 from .schedule import BACKOFF_CAP_SECONDS, Schedule, backoff_seconds, patience_seconds
 
-AUTO_CONCURRENCY = 8
 _FIRST_WINDOW = 64
 _WINDOW = 1024
 
@@ -65,11 +65,6 @@ class FetchTally:
     corrupt: int = 0
 
 
-def concurrency_of(setting: int | str) -> int:
-    """Chunks in flight; "auto" begins where the default is."""
-    return setting if isinstance(setting, int) else AUTO_CONCURRENCY
-
-
 class Fetcher:
     """Fetches sets of chunks for one get."""
 
@@ -86,7 +81,9 @@ class Fetcher:
         self._meter = meter
         self._threads = threads
         self._keep = keep
-        self._slots = trio.CapacityLimiter(concurrency_of(settings.max_concurrent_retrievals))
+        setting = settings.max_concurrent_retrievals
+        self._depth = AdaptiveDepth(trio.current_time()) if setting == "auto" else None
+        self._slots = trio.CapacityLimiter(FIRST_DEPTH if setting == "auto" else setting)
         self._schedule = Schedule(
             prefer_fast=settings.prefer_fast_peers,
             expected_seconds=self._expected_seconds,
@@ -195,7 +192,6 @@ class Fetcher:
                 holders = await self.finder.find_again(ref.digest)
             pause = await self._one_round(job, index, holders, answers)
             if pause is None:
-                self._progress = trio.current_time()
                 return
             wait = max(backoff_seconds(attempt, self._ctx.rng), pause)
             busy = any(peer in answers and answers[peer].busy for peer in holders)
@@ -238,6 +234,7 @@ class Fetcher:
                 refused = isinstance(error, PeerRefusedError) and error.retry_after
                 pauses.append(refused or 0.0)
             else:
+                self._came(ref.size)
                 self.tally.from_peers[peer] += ref.size
                 self._meter.advance(sent=ref.size)
                 return None
@@ -245,6 +242,7 @@ class Fetcher:
 
     async def _ask(self, peer: PeerId, ref: ChunkRef) -> bytes | bytearray:
         settings = self._ctx.chunk_settings
+        began = trio.current_time()
         self._schedule.begin(peer, ref.size)
         try:
             with trio.move_on_after(settings.chunk_timeout_secs) as limit:
@@ -255,14 +253,29 @@ class Fetcher:
                     ref.size,
                     first_byte_timeout=settings.peer_response_timeout_secs,
                 )
+        except DeadlineError:
+            self._timed_out(began)
+            raise
         finally:
             self._schedule.end(peer, ref.size)
         if not limit.cancelled_caught:
             return stored
+        self._timed_out(began)
         reason = f"did not send the whole chunk within {settings.chunk_timeout_secs:g} s"
         # A request given up is no failure to the exchange; this one is.
         self._ctx.exchange.stats.of(peer).failed(reason)
         raise DeadlineError(f"{reason}.")
+
+    def _timed_out(self, began: float) -> None:
+        if self._depth is not None:
+            self._depth.timed_out(began, trio.current_time())
+            self._slots.total_tokens = self._depth.depth
+
+    def _came(self, size: int) -> None:
+        self._progress = trio.current_time()
+        if self._depth is not None:
+            self._depth.arrived(size, self._progress)
+            self._slots.total_tokens = self._depth.depth
 
     def _blame(self, peer: PeerId, error: MeshError, answers: dict[PeerId, Answer]) -> None:
         word = error.reason if isinstance(error, PeerRefusedError) else ""

@@ -96,6 +96,8 @@ class _Health:
     resting_until: float = float("-inf")
     busy_since: float | None = None
     """When it began to answer nothing but "busy"; None: its last answer was another."""
+    under_way: int = 0
+    """Requests it has not answered yet."""
     gone: str = ""
     """Why it is given up for this put; empty when it is not."""
 
@@ -242,6 +244,8 @@ class Uploader:
                 rest = max(rest, stats.retry_in, BACKOFF_BASE_SECONDS)
             if health.gone:
                 continue
+            if self._occupied(member.peer):
+                rest = max(rest, BACKOFF_BASE_SECONDS)
             choice.busy |= health.busy_since is not None
             if rest > 0:
                 choice.resting.append(rest)
@@ -255,6 +259,8 @@ class Uploader:
         """Get one copy made, by whichever candidate takes it."""
         while candidates:
             member = candidates.popleft()
+            if self._occupied(member.peer):
+                continue
             if await self._try(member.peer, digest, data):
                 placement.holders[member.peer] = member.zone
                 placement.bytes_sent += len(data)
@@ -264,6 +270,8 @@ class Uploader:
     async def _try(self, peer: PeerId, digest: Digest, data: Buffer) -> bool:
         settings = self._ctx.chunk_settings
         began = trio.current_time()
+        health = self._health_of(peer)
+        health.under_way += 1
         try:
             with trio.move_on_after(settings.chunk_timeout_secs) as limit:
                 await self._ctx.exchange.put(
@@ -272,12 +280,13 @@ class Uploader:
         except (PeerError, MembershipError, DeadlineError) as error:
             self._failed(peer, began, error)
             return False
+        finally:
+            health.under_way -= 1
         if limit.cancelled_caught:
             reason = f"did not take a chunk within {settings.chunk_timeout_secs:g} s"
             self._ctx.exchange.stats.of(peer).failed(reason)
             self._failed(peer, began, DeadlineError(f"{reason}."))
             return False
-        health = self._health_of(peer)
         health.failures, health.busy_since = 0, None
         self._progress = trio.current_time()
         self._meter.advance(sent=len(data))
@@ -308,6 +317,11 @@ class Uploader:
         health.failures += 1
         if health.failures > self._ctx.chunk_settings.retry_failed_chunks:
             health.gone = reason
+
+    def _occupied(self, peer: PeerId) -> bool:
+        """One probe at a time goes to a busy peer: servers charge what they refuse, too."""
+        health = self._health_of(peer)
+        return health.busy_since is not None and health.under_way > 0
 
     def _busy(self, health: _Health, reason: str) -> None:
         """It is well, and has no time: waited for until nothing at all got on for too long."""

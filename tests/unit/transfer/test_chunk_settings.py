@@ -6,6 +6,7 @@ import pytest
 import trio
 from meshnode.errors import TransferError
 from meshnode.node.content import FileManifest, Link, open_root
+from meshnode.node.transfer import PutOptions
 from trio.testing import MockClock
 
 
@@ -42,7 +43,9 @@ async def test_automatic_concurrency_grows_on_a_long_link(
 ) -> None:
     for _ in range(2):
         mesh.add(latency=0.3)
-    link = await _put(mesh, make_file, 30_000_000)
+    put = await mesh.putter().put([make_file(30_000_000)], PutOptions(chunker="fixed"))
+    link = put.sources[0].link
+    mesh.exchange.most_in_flight = 0
     mesh.configure(max_concurrent_retrievals="auto")
     report = await mesh.getter().get(link, tmp_path / "out")
     assert mesh.exchange.most_in_flight > 8
