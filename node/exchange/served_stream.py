@@ -197,15 +197,12 @@ class ServedStream:
 
     @contextmanager
     def _pause(self) -> Iterator[None]:
-        """Around what keeps the reader from reading: the time is not the peer's."""
+        """Around what keeps the reader from reading: this is no silence of the peer."""
         self._paused = True
         self._touch()
-        began = trio.current_time()
         try:
             yield
         finally:
-            for serving in self._owed:
-                serving.body_due += trio.current_time() - began
             self._paused = False
             self._touch()
 
@@ -214,6 +211,8 @@ class ServedStream:
         if (debt := self._account.bucket.overdrawn(trio.current_time())) > 0.0:
             with self._pause():
                 await trio.sleep(debt)
+                for serving in self._owed:
+                    serving.body_due += debt
 
     async def _wait_unless_owed(self, wait: Callable[[], Awaitable[None]]) -> bool:
         """Read no further until `wait` returns; False: a body is owed that must be read first."""
@@ -267,13 +266,18 @@ class ServedStream:
             lambda: account.line.take(serving.cost)
         ):
             return Refusal(Reason.BUSY, "too many requests at once", _BUSY_RETRY_SECS)
-        if await self._reserve(serving.reserved):
+        reserved = False
+        try:
+            reserved = await self._reserve(serving.reserved)
+        finally:
+            if not reserved:
+                account.line.give_back(serving.cost)
+        if reserved:
             return None
-        account.line.give_back(serving.cost)
         return Refusal(Reason.BUSY, "too many bytes in memory", _MEMORY_RETRY_SECS)
 
     async def _reserve(self, size: int) -> bool:
-        """Memory for a body that comes along with its request: no one waits long for others."""
+        """Memory for a body that comes along: not waited for while others have it."""
         memory = self._account.memory
         if not memory.try_take(size) and not await self._wait_unless_owed(
             lambda: memory.take(size)
