@@ -56,7 +56,13 @@ def test_both_directions_are_independent() -> None:
 
 def test_small_pieces_travel_together_in_full_frames() -> None:
     left, right = sessions()
-    pieces: list[Buffer] = [b"head" * 3, SENT[:65_536], b"", b"head" * 3, memoryview(SENT)[65_536:131_072]]
+    pieces: list[Buffer] = [
+        b"head" * 3,
+        SENT[:65_536],
+        b"",
+        b"head" * 3,
+        memoryview(SENT)[65_536:131_072],
+    ]
     wire = b"".join(left.seal(pieces))
     assert [len(frame) for frame in frames(wire)] == [MAX_FRAME] * 2 + [58 + 18]
     assert b"".join(right.open(wire)[0]) == b"".join(pieces)
