@@ -16,6 +16,7 @@ help:
 	@echo "make interop talk to js-libp2p and py-libp2p (js needs node and npm)"
 	@echo "make check   ruff and mypy --strict"
 	@echo "make bench   measure against cp and plain HTTP"
+	@echo "make bench-transport  the transport against py-libp2p and plain TCP"
 	@echo "make format  let ruff mend what it can"
 	@echo "make clean   remove $(VENV) and caches"
 
@@ -64,6 +65,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench
+
+bench-transport: $(STAMP)
+	$(BIN)/python -m tests.bench.transport
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
