@@ -75,6 +75,7 @@ def test_both_sides_learn_who_is_there_and_can_talk() -> None:
 
 
 def test_no_two_connections_share_a_key() -> None:
+    assert dialer().data_to_send() != dialer().data_to_send()
     first, second = (dialer(), listener()), (dialer(), listener())
     shake(*first)
     shake(*second)

@@ -76,6 +76,7 @@ def test_fields_of_later_versions_are_skipped(unknown: str) -> None:
         "2205aabb",  # longer than what is there
         "22ffffffffffffffffff01",  # a length of 2^64 - 1
         "22ffffffffffffffffffff01",  # a number that never ends
+        "78" + "ff" * 10 + "01",  # the same, in a field that would be skipped
         "7900",  # 64 bits, of which 8 are there
         "23",  # a group: not in use since long
         "07",  # field 0, and no known type
