@@ -7,22 +7,12 @@ import secrets
 import pytest
 import trio
 from libp2p.identity.identify.pb.identify_pb2 import Identify
-from meshnode.dht.host import Stream
 from meshnode.node.transport.streams import BufferedStream
 
 from .conftest import Connected, link
 from .foreign import JS, ForeignError, ForeignProcess, js_command, running, why_no_js
 from .roles import ECHO
-
-PING = "/ipfs/ping/1.0.0"
-IDENTIFY = "/ipfs/id/1.0.0"
-PING_SIZE = 32
-
-
-async def answer_pings(stream: Stream) -> None:
-    buffered = BufferedStream(stream)
-    while not await buffered.at_end():
-        await buffered.write(await buffered.read_exactly(PING_SIZE))
+from .services import IDENTIFY, PING, PING_SIZE, answer_pings, key_of
 
 
 async def test_their_ping_service_answers_us(connected: Connected) -> None:
@@ -42,7 +32,7 @@ async def test_their_identify_service_names_the_peer_we_authenticated(
         stream = BufferedStream(await link.ours.open_stream(IDENTIFY))
         told = Identify.FromString(await stream.read_frame(65536))
         assert await stream.at_end()
-        assert told.public_key[4:] == link.ours.toward.ed25519_public_key
+        assert key_of(told) == link.ours.toward.ed25519_public_key
         assert ECHO in told.protocols
 
 
@@ -81,7 +71,7 @@ async def test_the_js_connection_monitor_is_content_with_a_refused_ping() -> Non
     """js-libp2p asks for /ipfs/ping on every connection and drops those that fail it."""
     if reason := why_no_js():
         pytest.skip(reason)
-    with running(js_command("100"), JS) as process:
+    with running(js_command("--monitor", "100"), JS) as process:
         async with link(process, "they dial") as linked:
             async with linked.ours.host.events() as events:
                 with trio.move_on_after(1):

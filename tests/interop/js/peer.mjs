@@ -1,10 +1,11 @@
 // A js-libp2p node that does what it is told: one JSON object a line on stdin, one answer a line on
 // stdout. Ends with its stdin.
 //
-//     node peer.mjs [MONITOR-INTERVAL-MS]
+//     node peer.mjs [--monitor MILLISECONDS] [--dht]
 
 import './runtime.mjs'
 import { createInterface } from 'node:readline'
+import { parseArgs } from 'node:util'
 import { identify } from '@libp2p/identify'
 import { noise } from '@libp2p/noise'
 import { peerIdFromString } from '@libp2p/peer-id'
@@ -13,11 +14,14 @@ import { tcp } from '@libp2p/tcp'
 import { yamux } from '@libp2p/yamux'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
+import { dhtRoles, dhtService } from './dht.mjs'
 import { guarded, handlers, roles } from './roles.mjs'
 
 const ROLE_DEADLINE_MS = 40_000
 const MANY = { maxInboundStreams: 1000, maxOutboundStreams: 1000 }
-const monitorInterval = Number(process.argv[2] ?? 10_000)
+const { values: options } = parseArgs({
+  options: { monitor: { type: 'string', default: '10000' }, dht: { type: 'boolean', default: false } }
+})
 
 const node = await createLibp2p({
   addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
@@ -25,9 +29,9 @@ const node = await createLibp2p({
   connectionEncrypters: [noise()],
   // A paused stream must have room for the window it has granted.
   streamMuxers: [yamux({ streamOptions: { maxReadBufferLength: 32 * 1024 * 1024 } })],
-  connectionMonitor: { pingInterval: monitorInterval },
+  connectionMonitor: { pingInterval: Number(options.monitor) },
   connectionManager: { inboundConnectionThreshold: 1000 },
-  services: { identify: identify(), ping: ping() }
+  services: { identify: identify(), ping: ping(), ...(options.dht ? { dht: dhtService() } : {}) }
 })
 for (const [protocol, handler] of Object.entries(handlers)) {
   await node.handle(protocol, guarded(handler), MANY)
@@ -67,6 +71,7 @@ function connectionTo (peer) {
 
 async function perform ({ do: name, ...given }) {
   if (name in connection) return await connection[name](given)
+  if (name in dhtRoles) return await dhtRoles[name](node, given)
   const open = protocol => connectionTo(given.peer).newStream(protocol, MANY)
   return await roles[name](open, given)
 }
