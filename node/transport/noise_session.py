@@ -119,4 +119,4 @@ class NoiseSession:
     def _die(self, why: str) -> PeerError:
         self._dead = why
         self._rest = b""
-        return PeerError(f"The encrypted connection to peer {self.peer.short} broke: {why}.")
+        return PeerError(f"the encrypted connection broke ({why})")
