@@ -45,11 +45,11 @@ interop: $(STAMP)
 	@if ! command -v node >/dev/null || ! command -v npm >/dev/null; then \
 		echo "*** node or npm is missing: js-libp2p is NOT tested, py-libp2p alone is." >&2; \
 		echo "*** Install Node.js 20 or newer with npm, and run make interop again." >&2; \
-	elif [ $(INTEROP_JS)/node_modules/.package-lock.json -nt $(INTEROP_JS)/package-lock.json ]; then :; \
+	elif [ $(INTEROP_JS)/node_modules/.installed -nt $(INTEROP_JS)/package-lock.json ]; then :; \
 	else \
 		echo "Installing js-libp2p into $(INTEROP_JS)/node_modules"; \
 		npm ci --prefix $(INTEROP_JS) --no-audit --no-fund --loglevel=error && \
-		touch $(INTEROP_JS)/node_modules/.package-lock.json; \
+		touch $(INTEROP_JS)/node_modules/.installed; \
 	fi
 	$(BIN)/python -m pytest tests/interop
 

@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from pathlib import Path
+from typing import IO
 
 import trio
 
@@ -18,15 +20,23 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 JS = HERE / "js"
 ANSWER_WITHIN = 45.0
+OLDEST_NODE = 20
 _TAIL = 2000
 
 
+@cache
 def why_no_js() -> str | None:
     """Why the js-libp2p peer cannot be run here, and what to do; None when it can."""
     if shutil.which("node") is None:
-        return "js-libp2p was NOT tested: there is no `node` here (install Node.js 20 or newer)"
-    if not (JS / "node_modules" / ".package-lock.json").exists():
+        return f"js-libp2p was NOT tested: no `node` here; install Node.js {OLDEST_NODE} or newer"
+    version = subprocess.run(["node", "--version"], capture_output=True, text=True).stdout.strip()
+    if int(version.removeprefix("v").partition(".")[0]) < OLDEST_NODE:
+        return f"js-libp2p was NOT tested: Node.js {version} is older than {OLDEST_NODE}"
+    installed = JS / "node_modules" / ".installed"
+    if not installed.exists():
         return "js-libp2p was NOT tested: its packages are not installed; run `make interop`"
+    if installed.stat().st_mtime < (JS / "package-lock.json").stat().st_mtime:
+        return "js-libp2p was NOT tested: its packages are out of date; run `make interop`"
     return None
 
 
@@ -37,20 +47,20 @@ def js_command(*arguments: str) -> list[str]:
 STOCK_COMMAND = [sys.executable, "-m", "tests.interop.stock_peer"]
 
 
-class ForeignProcess:
-    """A running peer. One test at a time talks to it, through `talking`."""
+class ForeignError(AssertionError):
+    """The foreign side could not do what it was asked to."""
 
-    def __init__(self, command: list[str], folder: Path) -> None:
+
+class ForeignProcess:
+    """A peer in a process. One test at a time talks to it, through `talking`."""
+
+    def __init__(self, command: list[str], folder: Path, errors: IO[bytes]) -> None:
         self._command = command
         self._folder = folder
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._errors = errors
         self._process: subprocess.Popen[bytes] | None = None
-        self._received = b""
-        self._asked = self._answered = 0
 
     def start(self) -> None:
-        self._received = b""
-        self._asked = self._answered = 0
         self._process = subprocess.Popen(
             self._command,
             cwd=self._folder,
@@ -76,66 +86,75 @@ class ForeignProcess:
             trio.lowlevel.FdStream(os.dup(self._process.stdin.fileno())) as requests,
             trio.lowlevel.FdStream(os.dup(self._process.stdout.fileno())) as answers,
         ):
-            self._requests, self._answers = requests, answers
+            peer = ForeignPeer(requests, answers, self.complaints)
             try:
-                peer = ForeignPeer(self)
                 await peer.say_hello()
                 yield peer
             finally:
-                if self._asked != self._answered:
-                    self.stop()  # it is busy with what nobody waits for: the next test gets another
+                if peer.busy:
+                    self.stop()  # with what nobody waits for any more: the next test gets another
 
-    async def ask(self, request: dict[str, object]) -> object:
-        self._asked += 1
-        line = json.dumps({"id": self._asked, **request}) + "\n"
-        with trio.move_on_after(ANSWER_WITHIN):
-            await self._requests.send_all(line.encode())
-            while b"\n" not in self._received:
-                data = await self._answers.receive_some()
-                if not data:
-                    raise AssertionError(f"The peer's process has ended. {self._complaints()}")
-                self._received += data
-            line_back, _, self._received = self._received.partition(b"\n")
-            self._answered += 1
-            reply = json.loads(line_back)
-            if "error" in reply:
-                raise ForeignError(f"{request['do']}: {reply['error']} {self._complaints()}")
-            return reply["result"]
-        raise AssertionError(f"No answer to {request} in {ANSWER_WITHIN} s. {self._complaints()}")
-
-    def _complaints(self) -> str:
+    def complaints(self) -> str:
+        """The end of what it wrote to stderr."""
         self._errors.seek(0)
         return self._errors.read()[-_TAIL:].decode(errors="replace")
 
 
-class ForeignError(AssertionError):
-    """The foreign side could not do what it was asked to."""
-
-
 class ForeignPeer:
-    """One side of a check, played by the foreign process toward `of` (our peer id)."""
+    """One side of a check, played by the foreign process toward our peer id `toward`."""
 
-    def __init__(self, process: ForeignProcess) -> None:
-        self._process = process
+    def __init__(
+        self,
+        requests: trio.abc.SendStream,
+        answers: trio.abc.ReceiveStream,
+        complaints: Callable[[], str],
+    ) -> None:
+        self.peer = self.address = self.toward = ""
+        self.busy = False
+        self._requests = requests
+        self._answers = answers
+        self._complaints = complaints
         self._one_at_a_time = trio.Lock()
-        self.peer = self.address = ""
-        self.toward = ""
 
     async def say_hello(self) -> None:
-        hello = await self._process.ask({"do": "hello"})
+        hello = await self._ask({"do": "hello"})
         assert isinstance(hello, dict)
         self.peer, self.address = hello["peer"], hello["address"]
 
     async def play(self, role: str, **arguments: object) -> object:
+        """What the role returned.
+
+        Raises:
+            ForeignError: it failed there.
+        """
         async with self._one_at_a_time:
-            return await self._process.ask({"do": role, "peer": self.toward, **arguments})
+            return await self._ask({"do": role, "peer": self.toward, **arguments})
+
+    async def _ask(self, request: dict[str, object]) -> object:
+        self.busy = True
+        received = b""
+        with trio.move_on_after(ANSWER_WITHIN) as late:
+            await self._requests.send_all(json.dumps(request).encode() + b"\n")
+            while not received.endswith(b"\n"):
+                data = await self._answers.receive_some()
+                if not data:
+                    raise AssertionError(f"The peer's process has ended. {self._complaints()}")
+                received += data
+        if late.cancelled_caught:
+            raise AssertionError(f"No answer to {request} within {ANSWER_WITHIN:g} s.")
+        self.busy = False
+        answer = json.loads(received)
+        if "error" in answer:
+            raise ForeignError(f"{request['do']}: {answer['error']} {self._complaints()}")
+        return answer["result"]
 
 
 @contextmanager
 def running(command: list[str], folder: Path) -> Iterator[ForeignProcess]:
-    process = ForeignProcess(command, folder)
-    process.start()
-    try:
-        yield process
-    finally:
-        process.stop()
+    with tempfile.TemporaryFile() as errors:
+        process = ForeignProcess(command, folder, errors)
+        process.start()
+        try:
+            yield process
+        finally:
+            process.stop()

@@ -74,14 +74,13 @@ class StockPeer:
 
     async def answer(self, line: bytes) -> None:
         request = json.loads(line)
-        number = request.pop("id")
         reply: dict[str, object]
         try:
             with trio.fail_after(ROLE_DEADLINE):
                 reply = {"result": await self._perform(request.pop("do"), request)}
         except Exception as error:  # noqa: BLE001 - whatever went wrong is the answer
             reply = {"error": repr(error)}
-        sys.stdout.write(json.dumps({"id": number, **reply}) + "\n")
+        sys.stdout.write(json.dumps(reply) + "\n")
         sys.stdout.flush()
 
     async def _perform(self, name: str, given: dict[str, object]) -> object:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import secrets
 
+import pytest
 import trio
 
-from .conftest import Connected
+from .conftest import Connected, link
+from .foreign import JS, ForeignProcess, js_command, running, why_no_js
 
 MIB = 1 << 20
 # Around the plaintext of a Noise frame, the largest Noise frame and the first Yamux window.
@@ -106,3 +108,27 @@ async def test_a_stream_nobody_reads_is_bounded_and_holds_up_no_other(
         taken = await side.play("writes_to_nobody")
         assert isinstance(taken, int)
         assert taken <= 33 * MIB
+
+
+@pytest.mark.parametrize("dialler", ["we dial", "they dial"])
+async def test_a_js_program_that_iterates_over_a_stream_gets_all_that_came_before_the_end(
+    js_process: ForeignProcess, dialler: str
+) -> None:
+    async with link(js_process, dialler) as linked:
+        for size in (8, 1000, 65_536, 3 * MIB):
+            name = token()
+            stream = await linked.ours.open_stream("/test/iterates/1")
+            await stream.write(bytes.fromhex(name) + bytes(size - 8))
+            await stream.close()
+            assert await linked.theirs.play("ending_of", token=name) == f"end after {size}"
+
+
+@pytest.mark.parametrize("dialler", ["we dial", "they dial"])
+async def test_js_with_the_noise_and_yamux_of_chainsafe_echoes_both_ways(dialler: str) -> None:
+    if reason := why_no_js():
+        pytest.skip(reason)
+    with running(js_command("--chainsafe"), JS) as process:
+        async with link(process, dialler) as linked:
+            for side in (linked.ours, linked.theirs):
+                echoed = await side.play("echo", streams=4, size=2 * MIB, pieces=[100_000])
+                assert echoed == 8 * MIB

@@ -1,17 +1,15 @@
 // A js-libp2p node that does what it is told: one JSON object a line on stdin, one answer a line on
 // stdout. Ends with its stdin.
 //
-//     node peer.mjs [--monitor MILLISECONDS] [--dht]
+//     node peer.mjs [--monitor MILLISECONDS] [--dht] [--chainsafe]
 
 import './runtime.mjs'
 import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
 import { identify } from '@libp2p/identify'
-import { noise } from '@libp2p/noise'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
-import { yamux } from '@libp2p/yamux'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { dhtRoles, dhtService } from './dht.mjs'
@@ -20,8 +18,15 @@ import { guarded, handlers, roles } from './roles.mjs'
 const ROLE_DEADLINE_MS = 40_000
 const MANY = { maxInboundStreams: 1000, maxOutboundStreams: 1000 }
 const { values: options } = parseArgs({
-  options: { monitor: { type: 'string', default: '10000' }, dht: { type: 'boolean', default: false } }
+  options: {
+    monitor: { type: 'string', default: '10000' },
+    dht: { type: 'boolean', default: false },
+    chainsafe: { type: 'boolean', default: false } // Noise and Yamux as they were before they moved
+  }
 })
+const home = options.chainsafe ? '@chainsafe/libp2p-' : '@libp2p/'
+const { noise } = await import(`${home}noise`)
+const { yamux } = await import(`${home}yamux`)
 
 const node = await createLibp2p({
   addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
@@ -86,7 +91,7 @@ async function answer (line) {
   } catch (error) {
     reply = { error: `${error.name}: ${error.message}` }
   }
-  process.stdout.write(JSON.stringify({ id: request.id, ...reply }) + '\n')
+  process.stdout.write(JSON.stringify(reply) + '\n')
 }
 
 for await (const line of createInterface({ input: process.stdin })) answer(line)

@@ -9,6 +9,7 @@ const ENDS_FIRST = '/test/ends-first/1'
 const HOLD = '/test/hold/1'
 const RESETS = '/test/resets/1'
 const IGNORES = '/test/ignores/1'
+const ITERATES = '/test/iterates/1'
 const UNKNOWN = '/test/unknown/1'
 const TOKEN_SIZE = 8
 const NO_PROGRESS_MS = 300
@@ -54,6 +55,15 @@ export const handlers = {
 
   async [IGNORES] (stream) {
     stream.pause()
+  },
+
+  /** Reads as most programs do, though that loses bytes when the end comes in one frame with them. */
+  async [ITERATES] (stream) {
+    const parts = []
+    for await (const data of stream) parts.push(data.subarray())
+    const received = Buffer.concat(parts)
+    record(received.subarray(0, TOKEN_SIZE), `end after ${received.length}`)
+    await stream.close()
   }
 }
 
