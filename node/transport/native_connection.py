@@ -224,16 +224,13 @@ class NativeConnection:
         unsent = self._unsent
         while unsent:
             sent = self._wire.try_send(list(unsent))
-            if not sent:
+            while unsent and sent >= len(unsent[0]):
+                sent -= len(unsent.popleft())
+            if unsent:
+                # A short count means a full buffer: asking again would only be told so.
+                unsent[0] = memoryview(unsent[0])[sent:]
                 self._blocked = True
                 return False
-            while sent:
-                first = unsent[0]
-                if sent < len(first):
-                    unsent[0] = memoryview(first)[sent:]
-                    break
-                sent -= len(first)
-                unsent.popleft()
         return True
 
     async def _write(self) -> None:

@@ -11,7 +11,8 @@ import trio
 from ...dht.host import Buffer
 from ...errors import PeerError
 
-_MAX_VECTORS = 512  # Linux takes 1024 buffers in a call, others at least this many
+_MAX_VECTORS = 512
+"""Buffers given to one system call; Linux takes 1024."""
 
 
 class NativeSocket:

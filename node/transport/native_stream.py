@@ -22,14 +22,15 @@ class NativeStream:
     the peer has got.
     """
 
-    __slots__ = ("_connection", "_readers", "_writers", "_writing", "state")
+    __slots__ = ("_connection", "_readers", "_turns", "_writers", "_writing", "state")
 
     def __init__(self, connection: NativeConnection, state: YamuxStream) -> None:
         self.state = state
         self._connection = connection
         self._readers = trio.lowlevel.ParkingLot()
         self._writers = trio.lowlevel.ParkingLot()
-        self._writing = trio.Lock()
+        self._turns = trio.lowlevel.ParkingLot()
+        self._writing = False
 
     @property
     def finished(self) -> bool:
@@ -73,17 +74,25 @@ class NativeStream:
         Raises:
             PeerError: reset, closed, lost, or no credit for the stall deadline.
         """
-        async with self._writing:
-            state = self.state
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while self._writing:
+            await self._turns.park()
+        state = self.state
+        self._writing = True
+        try:
             state.begin_write(data)
-            try:
-                self._connection.flush()
-                while state.pending is not None:
-                    await self._wait_for_progress()
-            finally:
-                state.abandon_write()
-            if state.failure is not None:
-                raise PeerError(state.failure)
+            self._connection.flush()
+            if state.pending is None:
+                # The bytes are on their way: other tasks get their turn after that, not before.
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            while state.pending is not None:
+                await self._wait_for_progress()
+        finally:
+            state.abandon_write()
+            self._writing = False
+            self._turns.unpark()
+        if state.failure is not None:
+            raise PeerError(state.failure)
 
     async def _wait_for_progress(self) -> None:
         """Wait to be woken; PeerError when the peer gives no credit for too long.
@@ -116,7 +125,7 @@ class NativeStream:
         """Something has come, or it is over."""
         self._readers.unpark_all()
         self._writers.unpark_all()
-        if self.state.failure is not None:
+        if self.state.finished:
             self._connection.forget(self)
 
     def wake_writer(self) -> None:
