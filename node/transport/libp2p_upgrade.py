@@ -18,7 +18,7 @@ from ...dht.peer_id import PeerId
 from ...errors import PeerError
 from . import multistream
 from .limits import HostLimits
-from .native_connection import NativeConnection
+from .native_connection import NativeConnection, new_scratch
 from .native_socket import NativeSocket
 from .noise import MAX_FRAME, NOISE_PROTOCOL, HostIdentity, NoiseHandshake, NoiseSession
 from .streams import BufferedStream
@@ -43,6 +43,7 @@ class Upgrader:
         self._identity = identity
         self._limits = limits
         self._violated = violated
+        self._scratch = new_scratch()
 
     async def upgrade(self, wire: NativeSocket, expected: PeerId | None) -> NativeConnection:
         """Prove who both sides are and set up the muxer; `expected` is None for inbound.
@@ -85,6 +86,7 @@ class Upgrader:
             stall_timeout=self._limits.stall_timeout,
             early=early + secured.take_opened(),
             unopened=secured.unopened,
+            scratch=self._scratch,
             violated=self._violated,
         )
 

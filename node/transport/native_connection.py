@@ -34,6 +34,11 @@ _ROUNDS: Final = 4
 """Batches one caller sends before other tasks get their turn."""
 
 
+def new_scratch() -> memoryview:
+    """A receive buffer, to be shared by the connections of one host."""
+    return memoryview(bytearray(_RECEIVE_BUFFER))
+
+
 class Session(Protocol):
     """The keys of a connection; see `noise.NoiseSession`."""
 
@@ -52,6 +57,8 @@ class NativeConnection:
     Args:
         session: made by the handshake; `early` is what it has decrypted beyond that.
         unopened: bytes received and not decrypted yet.
+        scratch: where bytes are received and decrypted from; never across a wait, so one serves
+            all connections of a host. Room for one Noise frame at least.
         stall_timeout: seconds without progress after which a peer that takes no bytes (or gives a
             stream no credit) is given up.
         violated: told the reason, for counting, when the peer breaks the rules.
@@ -68,6 +75,7 @@ class NativeConnection:
         limits: YamuxLimits | None = None,
         early: bytes = b"",
         unopened: bytes = b"",
+        scratch: memoryview | None = None,
         violated: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.peer = peer
@@ -78,9 +86,8 @@ class NativeConnection:
         self._core = YamuxCore(initiator, limits or YamuxLimits(), trio.current_time)
         self._violated = violated
         self._early = early
-        self._buffer = bytearray(_RECEIVE_BUFFER)
-        self._buffer[: len(unopened)] = unopened
-        self._filled = len(unopened)
+        self._scratch = new_scratch() if scratch is None else scratch
+        self._unopened = unopened
         self._streams: dict[int, NativeStream] = {}
         self._unsent: deque[Buffer] = deque()
         self._blocked = False
@@ -144,11 +151,12 @@ class NativeConnection:
         return self._wrap(NativeStream(self, stream))
 
     def refuse(self, stream: NativeStream) -> None:
-        """Reset a stream of the peer for want of room; a flood of them ends the connection."""
+        """Reset the stream just accepted for want of room; a flood of them ends the connection."""
         try:
             self._core.refuse(stream.state)
         except YamuxError as error:
             self._break(error)
+        self.forget(stream)
         self.flush()
 
     def _wrap(self, stream: NativeStream) -> NativeStream:
@@ -251,40 +259,36 @@ class NativeConnection:
     async def _read(self) -> None:
         try:
             self._take(self._early)
-            self._open_received()
-            with memoryview(self._buffer) as buffer:
-                while True:
-                    size = await self._wire.receive_into(buffer[self._filled :])
-                    if not size:
-                        self.close("the connection was lost")
-                        return
-                    self._filled += size
-                    full = self._filled == len(buffer)
-                    self._open_received()
-                    if full:
-                        # There is more: whoever got something has its turn before.
-                        await trio.lowlevel.checkpoint()
-                    else:
-                        await self._wire.wait_readable()
+            while True:
+                if self._receive():
+                    # There is more: whoever got something has its turn before.
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await self._wire.wait_readable()
         except YamuxError as error:
             self._break(error)
         except PeerError as error:
             self.close(error.message)
 
-    def _open_received(self) -> None:
-        if not self._filled:
-            return
-        with memoryview(self._buffer) as buffer:
-            try:
-                pieces, used = self._session.open(buffer[: self._filled])
-            except PeerError:
-                self._violated("bad_noise_frame")
-                raise
-            rest = self._filled - used
-            if used and rest:
-                buffer[:rest] = buffer[used : self._filled]
-            self._filled = rest
+    def _receive(self) -> bool:
+        """Take in what the kernel has, without waiting; whether it may have more."""
+        scratch = self._scratch
+        kept = len(self._unopened)
+        size = self._wire.try_receive_into(scratch[kept:])
+        if size is None:
+            return False
+        if not size:
+            raise PeerError("the connection was lost")
+        scratch[:kept] = self._unopened
+        filled = kept + size
+        try:
+            pieces, used = self._session.open(scratch[:filled])
+        except PeerError:
+            self._violated("bad_noise_frame")
+            raise
+        self._unopened = bytes(scratch[used:filled])
         self._take(pieces)
+        return filled == len(scratch)
 
     def _take(self, pieces: Sequence[bytes] | bytes) -> None:
         if not pieces:

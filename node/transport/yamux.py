@@ -121,7 +121,7 @@ class YamuxCore:
         self._inbound = 0
         self._budget = limits.budget
         self._backlog: deque[YamuxStream] = deque()
-        self._refused_in_a_row = 0
+        self._refused_in_a_row = self._refused_before = 0
         self._reset_credit: OrderedDict[int, int] = OrderedDict()
         self._pings = 0
         self._pinged_at: float | None = None
@@ -169,19 +169,20 @@ class YamuxCore:
         while self._backlog:
             stream = self._backlog.popleft()
             if stream.failure is None:
-                self._refused_in_a_row = 0
+                self._refused_before, self._refused_in_a_row = self._refused_in_a_row, 0
                 delta = self._announce(stream)
                 self._control.append(frame(WINDOW_UPDATE, ACK, stream.id, delta))
                 return stream
         return None
 
     def refuse(self, stream: YamuxStream) -> None:
-        """Reset a stream of the peer for want of room.
+        """Reset the stream just accepted, for want of room.
 
         Raises:
             YamuxError: it has been told so too often: a flood.
         """
         stream.reset("there is no room for it")
+        self._refused_in_a_row = self._refused_before
         self._count_refusal()
 
     def reset(self, stream: YamuxStream, why: str) -> None:

@@ -184,6 +184,8 @@ class YamuxStream:
     def abandon_write(self) -> None:
         """Take back what has not become frames; what has goes out whole."""
         self._pending = None
+        if self.failure is None:
+            self._core.finish(self)
 
     def widen(self, delta: int) -> None:
         """The peer gives more credit."""

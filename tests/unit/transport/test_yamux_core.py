@@ -306,6 +306,32 @@ def test_a_full_backlog_refuses_and_serves_again_once_it_is_emptied() -> None:
     assert core.receive(frame(WINDOW, SYN, 11, 0)) == [], "more than max_inbound live"
 
 
+def test_refusing_what_was_just_accepted_counts_towards_a_flood() -> None:
+    core = server()
+    for number in range(SMALL.max_refused):
+        core.receive(frame(WINDOW, SYN, 1 + 2 * number, 0))
+        stream = core.accept()
+        assert stream is not None
+        core.refuse(stream)
+        outgoing(core)
+    core.receive(frame(WINDOW, SYN, 99, 0))
+    stream = core.accept()
+    assert stream is not None
+    with pytest.raises(YamuxError, match="refused"):
+        core.refuse(stream)
+
+
+def test_a_write_given_up_after_closing_still_sends_the_end() -> None:
+    core = server()
+    stream = accepted(core)
+    stream.begin_write(bytes(INITIAL + 1))
+    outgoing(core)
+    stream.close()
+    stream.abandon_write()
+    assert parsed(outgoing(core)) == [(WINDOW, FIN, 1, 0)]
+    assert not core.has_outgoing
+
+
 def test_ids_may_come_a_little_out_of_order() -> None:
     core = server()
     assert [accepted(core, stream_id).id for stream_id in (5, 1, 3)] == [5, 1, 3]
