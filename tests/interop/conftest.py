@@ -95,9 +95,14 @@ async def link(
 
 
 @pytest.fixture(scope="session")
-def js_process() -> Iterator[ForeignProcess]:
+def js_installed() -> None:
+    """For tests that run a js peer of their own: a skip raised inside trio loses its reason."""
     if reason := why_no_js():
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def js_process(js_installed: None) -> Iterator[ForeignProcess]:
     with running(js_command(), JS) as process:
         yield process
 
@@ -122,10 +127,10 @@ def process(request: pytest.FixtureRequest, kind: str) -> ForeignProcess:
 
 
 @pytest.fixture
-def own_process(kind: str) -> Iterator[ForeignProcess]:
+def own_process(request: pytest.FixtureRequest, kind: str) -> Iterator[ForeignProcess]:
     """A peer for one test alone, to be killed."""
-    if kind == "js" and (reason := why_no_js()):
-        pytest.skip(reason)
+    if kind == "js":
+        request.getfixturevalue("js_installed")
     command, folder = (js_command(), JS) if kind == "js" else (STOCK_COMMAND, ROOT)
     with running(command, folder) as process:
         yield process

@@ -21,10 +21,12 @@ from meshnode.node.identity import Identity
 from meshnode.node.transport.libp2p_host import Libp2pHost, open_libp2p_host
 
 from .conftest import LOOPBACK
-from .foreign import JS, ForeignPeer, js_command, running, why_no_js
+from .foreign import JS, ForeignPeer, js_command, running
 from .services import IDENTIFY, PING, answer_identify, answer_pings
 
 SIZE = 1000
+
+pytestmark = pytest.mark.usefixtures("js_installed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,6 @@ async def our_nodes(count: int) -> AsyncIterator[list[Node]]:
 
 @asynccontextmanager
 async def js_node() -> AsyncIterator[ForeignPeer]:
-    if reason := why_no_js():
-        pytest.skip(reason)
     with running(js_command("--dht"), JS) as process:
         async with process.talking() as js:
             yield js

@@ -10,7 +10,7 @@ from libp2p.identity.identify.pb.identify_pb2 import Identify
 from meshnode.node.transport.streams import BufferedStream
 
 from .conftest import Connected, link
-from .foreign import JS, ForeignError, ForeignProcess, js_command, running, why_no_js
+from .foreign import JS, ForeignError, ForeignProcess, js_command, running
 from .roles import ECHO
 from .services import IDENTIFY, PING, PING_SIZE, answer_pings, key_of
 
@@ -67,10 +67,9 @@ async def test_a_js_ping_is_answered_where_ping_is_served(
         assert isinstance(milliseconds, int)
 
 
+@pytest.mark.usefixtures("js_installed")
 async def test_the_js_connection_monitor_is_content_with_a_refused_ping() -> None:
     """js-libp2p asks for /ipfs/ping on every connection and drops those that fail it."""
-    if reason := why_no_js():
-        pytest.skip(reason)
     with running(js_command("--monitor", "100"), JS) as process:
         async with link(process, "they dial") as linked:
             async with linked.ours.host.events() as events:
