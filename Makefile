@@ -6,13 +6,17 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test check format bench clean
+INTEROP_JS := tests/interop/js
+
+.PHONY: help install demo test interop check format bench clean
 
 help:
 	@echo "make demo    a local testnet of 5 real nodes keeps a file and a folder"
 	@echo "make test    run the tests"
+	@echo "make interop talk to js-libp2p and py-libp2p (js needs node and npm)"
 	@echo "make check   ruff and mypy --strict"
 	@echo "make bench   measure against cp and plain HTTP"
+	@echo "make bench-transport  the transport against py-libp2p and plain TCP"
 	@echo "make format  let ruff mend what it can"
 	@echo "make clean   remove $(VENV) and caches"
 
@@ -36,6 +40,19 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
+# js-libp2p is installed here alone: without this, `make test` skips what needs it and says so.
+interop: $(STAMP)
+	@if ! command -v node >/dev/null || ! command -v npm >/dev/null; then \
+		echo "*** node or npm is missing: js-libp2p is NOT tested, py-libp2p alone is." >&2; \
+		echo "*** Install Node.js 20 or newer with npm, and run make interop again." >&2; \
+	elif [ $(INTEROP_JS)/node_modules/.installed -nt $(INTEROP_JS)/package-lock.json ]; then :; \
+	else \
+		echo "Installing js-libp2p into $(INTEROP_JS)/node_modules"; \
+		npm ci --prefix $(INTEROP_JS) --no-audit --no-fund --loglevel=error && \
+		touch $(INTEROP_JS)/node_modules/.installed; \
+	fi
+	$(BIN)/python -m pytest tests/interop
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,6 +65,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench
+
+bench-transport: $(STAMP)
+	$(BIN)/python -m tests.bench.transport
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -13,10 +13,10 @@ from ...dht.host import StreamHandler
 from ...dht.peer_id import PeerId
 from ...errors import PeerError
 from . import multistream
-from .libp2p_muxer import MuxedStream, Muxer
-from .libp2p_pipe import RawPipe
 from .libp2p_stream import Libp2pStream
 from .limits import HostLimits
+from .native_connection import NativeConnection
+from .native_stream import NativeStream
 from .streams import BufferedStream
 
 _log = structlog.get_logger(__name__)
@@ -27,33 +27,20 @@ _LINGER = 30.0
 
 @dataclass(slots=True)
 class HandlerCounts:
-    """What went wrong while serving streams, over all connections of a host."""
+    """What went wrong while serving peers, over all connections of a host."""
 
     failed: int = 0
     refused: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Opening:
-    """A stream on its way, and whether anybody still waits for it."""
-
-    done: trio.Event = field(default_factory=trio.Event)
-    muxed: MuxedStream | None = None
-    error: str = "the connection was lost"
-    wanted: bool = True
+    violations: Counter[str] = field(default_factory=Counter)
+    """Connections ended because the peer broke their protocol, by reason."""
 
 
 class Libp2pConnection:
-    """Serves the peer's streams and opens ours, until closed, lost, or silent for too long.
-
-    Every operation of a stream runs inside `operation`, which the end of the connection cancels:
-    the library leaves some of its waiters asleep for ever.
-    """
+    """Serves the peer's streams and opens ours, until closed, lost, or silent for too long."""
 
     def __init__(
         self,
-        muxer: Muxer,
-        pipe: RawPipe,
+        muxer: NativeConnection,
         *,
         inbound: bool,
         limits: HostLimits,
@@ -65,17 +52,15 @@ class Libp2pConnection:
         self.inbound = inbound
         self.closed = False
         self._muxer = muxer
-        self._pipe = pipe
         self._limits = limits
         self._handlers = handlers
         self._handler_nursery = handler_nursery
         self._counts = counts
-        self._why_closed = ""
         self._nursery: trio.Nursery | None = None
         self._ended: Callable[[Libp2pConnection], None] | None = None
-        self._operations: set[trio.CancelScope] = set()
         self._ours: set[Libp2pStream] = set()
         self._theirs: set[Libp2pStream] = set()
+        self._serving = 0
         self._lingering: list[tuple[float, Libp2pStream]] = []
 
     async def run(
@@ -85,16 +70,11 @@ class Libp2pConnection:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Live until the connection ends. Calls `opened` once it works, and `ended` as it closes.
-
-        Raises:
-            PeerError: the connection was lost before it worked.
-        """
+        """Live until the connection ends. Calls `opened` at once, and `ended` as it closes."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
                 nursery.start_soon(self._run_muxer)
-                await self._muxer.wait_running()
                 self._ended = ended
                 opened(self)
                 task_status.started()
@@ -102,74 +82,17 @@ class Libp2pConnection:
                 await self._accept_streams()
             finally:
                 self.close("the connection was lost")
-        if self._ended is None:
-            raise PeerError("closed the connection right after the handshake")
 
     def close(self, why: str) -> None:
         """End the connection at once: streams fail with PeerError, the socket is closed."""
         if self.closed:
             return
         self.closed = True
-        self._why_closed = why
-        self._pipe.abort()
-        for scope in self._operations:
-            scope.cancel()
+        self._muxer.close(why)
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
         if self._ended is not None:
             self._ended(self)
-
-    @contextmanager
-    def operation(self) -> Iterator[None]:
-        """Wrap one wait of a stream; the end of the connection turns it into PeerError."""
-        if self.closed:
-            raise PeerError(self._why_closed)
-        with trio.CancelScope() as scope:
-            self._operations.add(scope)
-            try:
-                yield
-            finally:
-                self._operations.discard(scope)
-        if scope.cancelled_caught:
-            raise PeerError(self._why_closed)
-
-    def reset_later(self, muxed: MuxedStream) -> None:
-        """Tell the peer in the background that a stream is given up."""
-        if self._nursery is not None and not self.closed:
-            self._nursery.start_soon(self._reset, muxed)
-
-    async def _open_muxed(self) -> MuxedStream:
-        """Open a stream in a task of the connection.
-
-        The library loses one of its 256 slots for ever when it is cancelled in here, so it is not:
-        when the caller is, the stream is reset as soon as it is there.
-        """
-        opening = _Opening()
-        try:
-            with self.operation():
-                assert self._nursery is not None
-                self._nursery.start_soon(self._run_opening, opening)
-                await opening.done.wait()
-        except PeerError as error:
-            opening.error = error.message
-        except BaseException:
-            opening.wanted = False
-            if opening.muxed is not None:
-                self.reset_later(opening.muxed)
-            raise
-        if opening.muxed is None:
-            raise PeerError(f"No stream to peer {self.peer.short} can be opened: {opening.error}.")
-        return opening.muxed
-
-    async def _run_opening(self, opening: _Opening) -> None:
-        try:
-            opening.muxed = await self._muxer.open()
-            if not opening.wanted:
-                await self._reset(opening.muxed)
-        except PeerError as error:
-            opening.error = error.message
-        finally:
-            opening.done.set()
 
     async def open_stream(self, protocol: str) -> Libp2pStream:
         """Open a stream and agree on its protocol.
@@ -183,7 +106,7 @@ class Libp2pConnection:
                 "are open already."
             )
         with trio.move_on_after(self._limits.negotiation_timeout):
-            stream = Libp2pStream(self, await self._open_muxed(), protocol)
+            stream = Libp2pStream(self, self._open_muxed(), protocol)
             self._ours.add(stream)
             try:
                 buffered = BufferedStream(stream)
@@ -203,11 +126,19 @@ class Libp2pConnection:
             streams.difference_update([stream for stream in streams if stream.finished])
         return len(streams)
 
-    async def _run_muxer(self) -> None:
+    def _open_muxed(self) -> NativeStream:
         try:
-            await self._muxer.run()
-        except Exception:  # noqa: BLE001 - task boundary: the library ends one connection, no more
-            _log.warning("muxer_failed", peer=str(self.peer), exc_info=True)
+            return self._muxer.open()
+        except PeerError as error:
+            if self._muxer.leaving:
+                # Of no use to anybody here any more: let the host dial again.
+                self.close("the peer went away")
+            raise PeerError(
+                f"No stream to peer {self.peer.short} can be opened: {error.message}."
+            ) from error
+
+    async def _run_muxer(self) -> None:
+        await self._muxer.run()
         self.close("the connection was lost")
 
     async def _keep_alive(self) -> None:
@@ -220,17 +151,13 @@ class Libp2pConnection:
         while True:
             pinged_at = trio.current_time()
             await trio.sleep(self._limits.keepalive)
-            silent_intervals = 0 if self._pipe.last_received > pinged_at else silent_intervals + 1
+            silent_intervals = 0 if self._muxer.last_received > pinged_at else silent_intervals + 1
             if silent_intervals == 2:
-                silent = trio.current_time() - self._pipe.last_received
+                silent = trio.current_time() - self._muxer.last_received
                 self.close(f"the peer was silent for {silent:.0f} s")
                 return
             await self._end_lingering()
-            try:
-                await self._muxer.ping()
-            except PeerError:
-                self.close("the connection was lost")
-                return
+            self._muxer.ping()
 
     async def _end_lingering(self) -> None:
         oldest = trio.current_time() - _LINGER
@@ -248,12 +175,15 @@ class Libp2pConnection:
                 muxed = await self._muxer.accept()
             except PeerError:
                 return
-            if self._count(self._theirs) >= self._limits.max_streams_per_peer:
+            most = self._limits.max_streams_per_peer
+            # A stream that is over counts until its handler has noticed: peers can reset faster.
+            if self._serving >= most or self._count(self._theirs) >= most:
                 self._counts.refused += 1
-                self.reset_later(muxed)
+                self._muxer.refuse(muxed)
                 continue
             stream = Libp2pStream(self, muxed, "unnegotiated")
             self._theirs.add(stream)
+            self._serving += 1
             self._handler_nursery.start_soon(self._serve, stream)
 
     async def _serve(self, stream: Libp2pStream) -> None:
@@ -277,6 +207,8 @@ class Libp2pConnection:
             await stream.close()
             if not stream.finished:
                 self._lingering.append((trio.current_time(), stream))
+        finally:
+            self._serving -= 1
 
     async def _negotiate(self, stream: Libp2pStream) -> StreamHandler:
         with trio.move_on_after(self._limits.negotiation_timeout):
@@ -285,9 +217,3 @@ class Libp2pConnection:
             stream.begin(protocol, buffered.take_rest())
             return self._handlers[protocol]
         raise PeerError("The peer opened a stream and named no protocol in time.")
-
-    async def _reset(self, muxed: MuxedStream) -> None:
-        try:
-            await muxed.reset()
-        except PeerError:
-            self.close("the connection was lost")

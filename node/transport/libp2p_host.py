@@ -1,8 +1,6 @@
-"""A `Host` on real sockets.
+"""A `Host` on real sockets: TCP, `/noise`, `/yamux/1.0.0`, as any libp2p node speaks them.
 
-Of py-libp2p it uses keys, ids, the Noise handshake and session, Yamux, and the negotiation between
-them; dialling, accepting, connections, limits, liveness and shutdown are our own.
-`docs/transport.md` says which faults of the library's own host and swarm that avoids.
+`docs/transport.md` says which faults of py-libp2p that avoids.
 """
 
 from __future__ import annotations
@@ -26,10 +24,10 @@ from .connection_events import EventHub
 from .dialing import Dialler
 from .interfaces import concrete_addresses
 from .libp2p_connection import HandlerCounts, Libp2pConnection
-from .libp2p_logging import quieten_libp2p
-from .libp2p_pipe import RawPipe
-from .libp2p_upgrade import HostIdentity, Upgrader
+from .libp2p_upgrade import Upgrader
 from .limits import HostLimits
+from .native_socket import NativeSocket
+from .noise import HostIdentity
 from .owned_nursery import open_owned_nursery
 
 __all__ = ["HostIdentity", "Libp2pHost", "open_libp2p_host"]
@@ -57,7 +55,7 @@ class Libp2pHost:
         self._limits = limits
         self._announce = list(announce)
         self._listening: list[tuple[str, str, int]] = []
-        self._upgrader = Upgrader(identity)
+        self._upgrader = Upgrader(identity, limits, self._count_violation)
         self._handlers: dict[str, StreamHandler] = {}
         self._connections: dict[PeerId, list[Libp2pConnection]] = {}
         self._connected: frozenset[PeerId] = frozenset()
@@ -144,27 +142,29 @@ class Libp2pHost:
             stream = await trio.open_tcp_stream(name, int(port))
         except OSError as error:
             raise PeerError(_os_reason(error)) from error
-        pipe = RawPipe(stream, self._limits.stall_timeout)
+        wire = NativeSocket(stream)
         try:
-            connection = await self._upgrade(pipe, peer)
+            connection = await self._upgrade(wire, peer)
             await self._nursery.start(partial(connection.run, self._opened, self._forget))
         except BaseException:
-            pipe.abort()
+            wire.close()
             raise
 
-    async def _upgrade(self, pipe: RawPipe, expected: PeerId | None) -> Libp2pConnection:
-        muxer = await self._upgrader.upgrade(pipe, expected)
+    async def _upgrade(self, wire: NativeSocket, expected: PeerId | None) -> Libp2pConnection:
+        muxer = await self._upgrader.upgrade(wire, expected)
         if muxer.peer == self._peer_id:
             raise PeerError("is this node itself")
         return Libp2pConnection(
             muxer,
-            pipe,
             inbound=expected is None,
             limits=self._limits,
             handlers=self._handlers,
             handler_nursery=self._nursery,
             counts=self.counts,
         )
+
+    def _count_violation(self, reason: str) -> None:
+        self.counts.violations[reason] += 1
 
     def _opened(self, connection: Libp2pConnection) -> None:
         peer = connection.peer
@@ -222,11 +222,11 @@ class Libp2pHost:
         if len(self._handshakes) >= self._limits.max_pending_handshakes:
             # The oldest has had its chance; connections that never speak must not keep others out.
             self._handshakes.popitem(last=False)[1].cancel()
+        wire = NativeSocket(stream)
         try:
             with trio.move_on_after(self._limits.negotiation_timeout) as scope:
                 self._handshakes[id(scope)] = scope
-                pipe = RawPipe(stream, self._limits.stall_timeout)
-                connection = await self._upgrade(pipe, None)
+                connection = await self._upgrade(wire, None)
             self._handshakes.pop(id(scope), None)
             if self._inbound >= self._limits.max_connections:
                 self.refused_connections += 1
@@ -235,6 +235,8 @@ class Libp2pHost:
         except PeerError as error:
             self._handshakes.pop(id(scope), None)
             _log.debug("inbound_connection_failed", error=error.message)
+        finally:
+            wire.close()
 
     def close_connections(self) -> None:
         """End all connections at once, without waiting for any peer."""
@@ -262,7 +264,6 @@ async def open_libp2p_host(
         UsageError: an address is malformed.
         RefusedError: a port is taken, or an address is not this machine's.
     """
-    quieten_libp2p()
     for address in announce:
         _check_announced(address)
     async with open_owned_nursery() as nursery:

@@ -9,20 +9,22 @@ import trio
 from ...dht.host import Buffer
 from ...dht.peer_id import PeerId
 from ...errors import PeerError
-from .libp2p_muxer import MuxedStream
+from .native_stream import NativeStream
 
 if TYPE_CHECKING:
     from .libp2p_connection import Libp2pConnection
 
-_CLOSE_TIMEOUT = 1.0
-
 
 class Libp2pStream:
-    """Cancellation-safe over a muxer that is not: a cancelled read or write resets the stream."""
+    """A `NativeStream` with the face of `Stream`.
+
+    A cancelled read or write resets the stream: below, nothing would be lost, but nobody could tell
+    where in its protocol the stream stands.
+    """
 
     __slots__ = ("_connection", "_failure", "_muxed", "_protocol", "_unread")
 
-    def __init__(self, connection: Libp2pConnection, muxed: MuxedStream, protocol: str) -> None:
+    def __init__(self, connection: Libp2pConnection, muxed: NativeStream, protocol: str) -> None:
         self._connection = connection
         self._muxed = muxed
         self._protocol = protocol
@@ -51,15 +53,13 @@ class Libp2pStream:
         if max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
         self._check()
-        if self._unread:
-            await trio.lowlevel.checkpoint()
-            data, self._unread = self._unread[:max_bytes], self._unread[max_bytes:]
-            return data
         try:
-            with self._connection.operation():
-                return await self._muxed.read(max_bytes)
+            if self._unread:
+                await trio.lowlevel.checkpoint()
+                data, self._unread = self._unread[:max_bytes], self._unread[max_bytes:]
+                return data
+            return await self._muxed.read(max_bytes)
         except trio.Cancelled:
-            # The muxer may have taken bytes out of its buffer already: they are lost.
             self._abandon("a read on it was cancelled")
             raise
         except PeerError as error:
@@ -68,8 +68,7 @@ class Libp2pStream:
     async def write(self, data: Buffer) -> None:
         self._check()
         try:
-            with self._connection.operation():
-                await self._muxed.write(data)
+            await self._muxed.write(data)
         except trio.Cancelled:
             self._abandon("a write on it was cancelled")
             raise
@@ -78,14 +77,7 @@ class Libp2pStream:
 
     async def close(self) -> None:
         if self._failure is None:
-            with trio.CancelScope(shield=True), trio.move_on_after(_CLOSE_TIMEOUT) as hung:
-                try:
-                    with self._connection.operation():
-                        await self._muxed.close()
-                except PeerError as error:
-                    self._failed(error)
-            if hung.cancelled_caught:
-                self._abandon("its end could not be sent")
+            self._muxed.close()
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def reset(self) -> None:
@@ -97,11 +89,11 @@ class Libp2pStream:
             raise PeerError(self._failure)
 
     def _abandon(self, why: str) -> None:
-        """Give the stream up and tell the peer in the background."""
+        """Give the stream up and tell the peer."""
         if self._failure is None:
             self._failure = self._describe(why)
             self._unread = b""
-            self._connection.reset_later(self._muxed)
+            self._muxed.reset(why)
 
     def _failed(self, error: PeerError) -> PeerError:
         self._abandon(error.message)

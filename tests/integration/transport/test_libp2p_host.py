@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 
@@ -279,3 +280,43 @@ async def test_closing_leaves_no_task_and_no_descriptor_behind() -> None:
     before = trio.lowlevel.current_statistics().tasks_living, descriptors()
     await use()
     assert (trio.lowlevel.current_statistics().tasks_living, descriptors()) == before
+
+
+@with_hosts
+async def test_opening_and_closing_streams_for_long_grows_nothing(hosts: Hosts) -> None:
+    one, other = await hosts.pair(HostLimits(max_streams_per_peer=8))
+    other.set_handler(ECHO, echo)
+
+    async def cycles(count: int) -> tuple[int, int, int, int]:
+        for number in range(count):
+            stream = await one.open_stream(other.peer_id, ECHO)
+            await stream.write(b"x")
+            assert await stream.read_some() == b"x"
+            await (stream.reset() if number % 2 else stream.close())
+        with trio.fail_after(5):
+            while other._connections[one.peer_id][0]._serving:
+                await trio.lowlevel.checkpoint()
+        gc.collect()
+        objects = len(gc.get_objects())
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        streams = one._connections[other.peer_id][0]._muxer.streams
+        return tasks, len(os.listdir("/proc/self/fd")), streams, objects
+
+    *before, objects_before = await cycles(300)
+    *after, objects_after = await cycles(1000)
+    assert after == before
+    assert objects_after < objects_before + 1000, "an object was kept for each stream"
+
+
+@with_hosts
+async def test_a_peer_that_breaks_the_protocol_is_disconnected_and_counted(hosts: Hosts) -> None:
+    one, other = await hosts.pair()
+    other.set_handler(ECHO, echo)
+    async with other.events() as events:
+        await one.connect(other.peer_id)
+        await events.receive()
+        core = one._connections[other.peer_id][0]._muxer._core
+        core._control.append(b"\x07" + bytes(11))
+        one._connections[other.peer_id][0]._muxer.flush()
+        assert await events.receive() == ConnectionEvent(one.peer_id, connected=False)
+    assert other.counts.violations == {"bad_version": 1}

@@ -1,0 +1,220 @@
+"""One stream of a Yamux connection: its windows, what is unread, what is unsent."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from ...dht.host import Buffer
+from ...errors import PeerError
+from .yamux_frames import INITIAL_WINDOW, MAX_WINDOW, YamuxError
+
+if TYPE_CHECKING:
+    from .yamux import YamuxCore
+
+_PIN_BYTES: Final = 4096
+_COALESCED: Final = 16 * 1024
+
+
+class YamuxStream:
+    """State of one stream; made by `YamuxCore`. No method waits.
+
+    What was received is kept as views of the decrypted frames it came in, unless these would hold
+    more than twice their own size in memory: small pieces are gathered instead.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_core",
+        "_pending",
+        "buffered",
+        "extra",
+        "failure",
+        "fin_due",
+        "fin_received",
+        "fin_sent",
+        "granted_at",
+        "id",
+        "ours",
+        "queued",
+        "receive_credit",
+        "send_window",
+        "window",
+    )
+
+    def __init__(self, core: YamuxCore, stream_id: int, *, ours: bool, now: float) -> None:
+        self._core = core
+        self._chunks: deque[memoryview | bytearray] = deque()
+        self._pending: memoryview | None = None
+        self.id = stream_id
+        self.ours = ours
+        self.buffered = 0
+        """Bytes received and not read yet."""
+        self.window = INITIAL_WINDOW
+        """The most the peer may have sent and we not have read."""
+        self.extra = 0
+        """The part of `window` taken from the connection's budget."""
+        self.receive_credit = INITIAL_WINDOW
+        """Bytes the peer may still send."""
+        self.send_window = INITIAL_WINDOW
+        """Bytes we may still send."""
+        self.granted_at = now
+        self.failure: str | None = None
+        """Why it was reset or lost; None while it lives and after a clean end."""
+        self.fin_due = self.fin_sent = self.fin_received = False
+        self.queued = False
+        """Whether the core has it in line to send."""
+
+    # --- state --------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Reset, lost, or closed on both sides with everything read."""
+        return self.failure is not None or (
+            self.fin_sent and self.fin_received and not self.buffered
+        )
+
+    @property
+    def readable(self) -> bool:
+        """Whether `read` has an answer now: bytes, the end, or a failure."""
+        return self.buffered > 0 or self.fin_received or self.failure is not None
+
+    @property
+    def owed(self) -> int:
+        """Credit that could be given: what was read since the last time."""
+        return self.window - self.receive_credit - self.buffered
+
+    @property
+    def pending(self) -> memoryview | None:
+        """What of the current write has not become frames yet."""
+        return self._pending
+
+    @pending.setter
+    def pending(self, rest: memoryview | None) -> None:
+        self._pending = rest
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def read(self, max_bytes: int) -> bytes | None:
+        """Up to `max_bytes`; `b""` at the end of the stream; None when there is nothing yet.
+
+        Raises:
+            PeerError: the stream was reset, or the connection lost and everything read.
+        """
+        if not self.buffered:
+            return self._nothing()
+        chunks = self._chunks
+        if len(chunks) == 1 and len(chunks[0]) <= max_bytes:
+            data = bytes(chunks.popleft())
+        else:
+            parts, left = [], max_bytes
+            while chunks and left:
+                part = self._shift(left)
+                parts.append(part)
+                left -= len(part)
+            data = b"".join(parts)
+        self._consumed(len(data))
+        return data
+
+    def read_into(self, target: memoryview) -> int | None:
+        """As `read`, copied straight into `target`; returns how many bytes."""
+        if not self.buffered:
+            return None if self._nothing() is None else 0
+        done, size = 0, len(target)
+        while self._chunks and done < size:
+            part = self._shift(size - done)
+            target[done : done + len(part)] = part
+            done += len(part)
+        self._consumed(done)
+        return done
+
+    def _nothing(self) -> bytes | None:
+        if self.failure is not None:
+            raise PeerError(self.failure)
+        return b"" if self.fin_received else None
+
+    def _shift(self, limit: int) -> memoryview | bytearray | bytes:
+        """Take the first chunk, or the first `limit` bytes of it."""
+        first = self._chunks[0]
+        if len(first) <= limit:
+            return self._chunks.popleft()
+        if isinstance(first, memoryview):
+            self._chunks[0] = first[limit:]
+            return first[:limit]
+        part = bytes(memoryview(first)[:limit])
+        del first[:limit]
+        return part
+
+    def _consumed(self, size: int) -> None:
+        self.buffered -= size
+        self._core.consumed(self, size)
+
+    def received(self, piece: bytes, start: int, end: int) -> None:
+        """Keep `piece[start:end]`, for which credit has been checked."""
+        size = end - start
+        self.buffered += size
+        if size >= _PIN_BYTES and 2 * size >= len(piece):
+            self._chunks.append(memoryview(piece)[start:end])
+            return
+        if self._chunks:
+            last = self._chunks[-1]
+            if isinstance(last, bytearray) and len(last) < _COALESCED:
+                last += memoryview(piece)[start:end]
+                return
+        self._chunks.append(bytearray(memoryview(piece)[start:end]))
+
+    # --- writing ------------------------------------------------------------------------------
+
+    def begin_write(self, data: Buffer) -> None:
+        """Put all of `data` in line. It must not change while `pending` is not None.
+
+        Raises:
+            PeerError: reset, lost, or closed for writing.
+        """
+        if self.failure is not None:
+            raise PeerError(self.failure)
+        if self.fin_due or self.fin_sent:
+            raise PeerError("it was closed here")
+        if self._pending is not None:
+            raise RuntimeError("a write is under way already")
+        if len(view := memoryview(data).cast("B")):
+            self._pending = view
+            self._core.enqueue(self)
+
+    def abandon_write(self) -> None:
+        """Take back what has not become frames; what has goes out whole."""
+        self._pending = None
+        if self.failure is None:
+            self._core.finish(self)
+
+    def widen(self, delta: int) -> None:
+        """The peer gives more credit."""
+        if self.send_window + delta > MAX_WINDOW:
+            raise YamuxError("window_overflow", "It gave more Yamux credit than can be counted.")
+        self.send_window += delta
+        if delta and self._pending is not None:
+            self._core.enqueue(self)
+
+    def close(self) -> None:
+        """Nothing more will be written: FIN follows what is in line. Idempotent."""
+        if self.failure is not None:
+            self.discard()
+        elif not (self.fin_due or self.fin_sent):
+            self.fin_due = True
+            self._core.finish(self)
+
+    def reset(self, why: str = "it was reset here") -> None:
+        """Drop both directions and tell the peer. Idempotent."""
+        self._core.reset(self, why)
+
+    def fail(self, why: str) -> None:
+        """The end, for the core's use. What arrived before can still be read."""
+        if self.failure is None:
+            self.failure = why
+        self._pending = None
+
+    def discard(self) -> None:
+        """Drop what was received and not read."""
+        self._chunks.clear()
+        self.buffered = 0
+        self._core.release(self)

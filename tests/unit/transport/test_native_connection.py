@@ -1,0 +1,325 @@
+"""The tasks around the cores, over a socket pair and without encryption."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from meshnode.dht.host import Buffer
+from meshnode.dht.peer_id import PeerId
+from meshnode.errors import PeerError
+from meshnode.node.transport.native_connection import NativeConnection
+from meshnode.node.transport.native_socket import NativeSocket
+from meshnode.node.transport.native_stream import NativeStream
+from meshnode.node.transport.yamux import YamuxLimits
+
+PEER = PeerId.from_ed25519(bytes(32))
+MIB = 1 << 20
+
+
+class InTheClear:
+    """The face of a Noise session; byte 0xFE at the start of what arrives plays a forged frame."""
+
+    def seal(self, pieces: Sequence[Buffer]) -> list[bytes]:
+        return [b"".join(pieces)]
+
+    def open(self, received: memoryview) -> tuple[list[bytes], int]:
+        if received[0] == 0xFE:
+            raise PeerError("it is forged")
+        return [bytes(received)], len(received)
+
+
+async def sockets() -> tuple[trio.SocketStream, trio.SocketStream]:
+    left, right = trio.socket.socketpair()
+    return trio.SocketStream(left), trio.SocketStream(right)
+
+
+def native(
+    stream: trio.SocketStream,
+    *,
+    initiator: bool = False,
+    reasons: list[str] | None = None,
+    stall: float = 5.0,
+    limits: YamuxLimits | None = None,
+) -> NativeConnection:
+    return NativeConnection(
+        PEER,
+        NativeSocket(stream),
+        InTheClear(),
+        initiator=initiator,
+        stall_timeout=stall,
+        limits=limits,
+        violated=(reasons if reasons is not None else []).append,
+    )
+
+
+@asynccontextmanager
+async def pair(
+    stall: float = 5.0, limits: YamuxLimits | None = None
+) -> AsyncIterator[tuple[NativeConnection, NativeConnection]]:
+    near, far = await sockets()
+    one = native(near, initiator=True, stall=stall, limits=limits)
+    other = native(far, stall=stall, limits=limits)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.run)
+        nursery.start_soon(other.run)
+        yield one, other
+        one.close("the test is over")
+        other.close("the test is over")
+
+
+async def both_ends(
+    one: NativeConnection, other: NativeConnection
+) -> tuple[NativeStream, NativeStream]:
+    return one.open(), await other.accept()
+
+
+async def send(stream: NativeStream, data: bytes) -> None:
+    await stream.write(data)
+    stream.close()
+
+
+async def read_all(stream: NativeStream) -> bytes:
+    got = bytearray()
+    while data := await stream.read(MIB):
+        got += data
+    return bytes(got)
+
+
+async def test_both_sides_write_more_than_all_buffers_before_either_reads() -> None:
+    sent = random.Random(1).randbytes(6 * MIB)
+    async with pair() as (one, other), trio.open_nursery() as nursery:
+        mine, theirs = await both_ends(one, other)
+        nursery.start_soon(send, mine, sent)
+        nursery.start_soon(send, theirs, sent[::-1])
+        await trio.testing.wait_all_tasks_blocked()
+        assert await read_all(theirs) == sent
+        assert await read_all(mine) == sent[::-1]
+        assert (one.streams, other.streams) == (0, 0)
+
+
+async def test_a_write_may_change_its_buffer_once_it_returns() -> None:
+    async with pair() as (one, other):
+        mine, theirs = await both_ends(one, other)
+        buffer = bytearray(b"a" * MIB)
+        async with trio.open_nursery() as nursery:
+
+            async def scribble() -> None:
+                for letter in b"abcdefgh":
+                    buffer[:] = bytes([letter]) * MIB
+                    await mine.write(buffer)
+                mine.close()
+
+            nursery.start_soon(scribble)
+            got = await read_all(theirs)
+        assert got == b"".join(bytes([letter]) * MIB for letter in b"abcdefgh")
+
+
+async def test_read_into_fills_the_target_as_bytes_come() -> None:
+    async with pair() as (one, other), trio.open_nursery() as nursery:
+        mine, theirs = await both_ends(one, other)
+        sent = random.Random(2).randbytes(MIB)
+        nursery.start_soon(send, mine, sent)
+        target = memoryview(bytearray(MIB))
+        done = 0
+        while size := await theirs.read_into(target[done:]):
+            done += size
+            if done == MIB:
+                break
+        assert target == sent
+        assert await theirs.read_into(target) == 0
+
+
+async def test_reads_cancelled_at_any_moment_lose_nothing() -> None:
+    sent = random.Random(3).randbytes(2 * MIB)
+    async with pair() as (one, other), trio.open_nursery() as nursery:
+        mine, theirs = await both_ends(one, other)
+        nursery.start_soon(send, mine, sent)
+        got = bytearray()
+        ended = False
+        turns = 0
+        while not ended:
+            turns += 1
+            with trio.CancelScope() as scope:
+                if turns % 2:
+                    nursery.start_soon(cancel_soon, scope, turns % 3)
+                data = await theirs.read(50_000)
+                got += data
+                ended = not data
+        assert got == sent
+
+
+async def cancel_soon(scope: trio.CancelScope, ticks: int) -> None:
+    for _ in range(ticks):
+        await trio.lowlevel.checkpoint()
+    scope.cancel()
+
+
+async def test_writes_cancelled_at_any_moment_leave_connection_and_stream_in_order() -> None:
+    async with pair() as (one, other):
+        for ticks in range(12):
+            mine, theirs = await both_ends(one, other)
+            got = bytearray()
+            async with trio.open_nursery() as nursery:
+
+                async def collect(theirs: NativeStream = theirs, got: bytearray = got) -> None:
+                    while data := await theirs.read(60_000):
+                        got += data
+
+                nursery.start_soon(collect)
+                with trio.CancelScope() as scope:
+                    nursery.start_soon(cancel_soon, scope, ticks)
+                    await mine.write(b"a" * (3 * MIB))
+                await mine.write(b"z" * 10)
+                mine.close()
+            assert got == b"a" * (len(got) - 10) + b"z" * 10
+
+
+async def test_two_writers_take_turns_with_whole_writes() -> None:
+    async with pair() as (one, other):
+        mine, theirs = await both_ends(one, other)
+        async with trio.open_nursery() as nursery:
+
+            async def collect() -> None:
+                assert len(await read_all(theirs)) == 40 * 300_000
+                await trio.lowlevel.checkpoint()
+
+            async def write(letter: bytes) -> None:
+                for _ in range(20):
+                    await mine.write(letter * 300_000)
+
+            async with trio.open_nursery() as writers:
+                nursery.start_soon(collect)
+                writers.start_soon(write, b"a")
+                writers.start_soon(write, b"b")
+            mine.close()
+
+
+async def test_a_peer_that_gives_no_credit_fails_the_writer_alone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with pair(stall=3) as (one, other):
+        mine, _ = await both_ends(one, other)
+        began = trio.current_time()
+        with pytest.raises(PeerError, match="no credit"):
+            await mine.write(bytes(20 * MIB))
+        assert 3 <= trio.current_time() - began < 7
+        mine.reset()
+        again, theirs = await both_ends(one, other)
+        await again.write(b"alive")
+        assert await theirs.read(9) == b"alive"
+
+
+async def test_a_lost_connection_fails_everything_that_waits() -> None:
+    near, far = await sockets()
+    one = native(near, initiator=True)
+    failures: list[str] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.run)
+
+        async def wait(stream: NativeStream, *, writing: bool) -> None:
+            with pytest.raises(PeerError) as caught:
+                await (stream.write(bytes(20 * MIB)) if writing else stream.read(1))
+            failures.append(caught.value.message)
+
+        for writing in (True, False):
+            nursery.start_soon(lambda writing=writing: wait(one.open(), writing=writing))
+        await trio.testing.wait_all_tasks_blocked()
+        await far.aclose()
+        with pytest.raises(PeerError, match="lost"):
+            await one.accept()
+    assert len(failures) == 2
+    assert all("lost" in failure for failure in failures)
+    with pytest.raises(PeerError, match="lost"):
+        one.open()
+
+
+@pytest.mark.parametrize(
+    ("attack", "reason"),
+    [
+        (b"\x01" * 12, "bad_version"),
+        (b"\xfe", "bad_noise_frame"),
+        (struct.pack(">BBHII", 0, 1, 1, 1, 0) + struct.pack(">BBHII", 0, 0, 0, 1, 2**31),
+         "window_overrun"),
+        (b"".join(struct.pack(">BBHII", 0, 1, 1, 1 + 2 * n, 0) for n in range(9000)),
+         "stream_flood"),
+    ],
+    ids=["version", "forged", "overrun", "flood"],
+)  # fmt: skip
+async def test_a_hostile_peer_is_disconnected_for_a_counted_reason(
+    attack: bytes, reason: str
+) -> None:
+    near, far = await sockets()
+    reasons: list[str] = []
+    victim = native(near, reasons=reasons)
+    async with far, trio.open_nursery() as nursery:
+        nursery.start_soon(victim.run)
+        with trio.move_on_after(5):
+            try:
+                await far.send_all(attack)
+                while await far.receive_some():
+                    pass
+            except trio.BrokenResourceError:
+                pass
+    assert reasons == [reason]
+    assert victim.why_closed is not None
+
+
+async def test_a_violation_is_answered_with_a_go_away() -> None:
+    near, far = await sockets()
+    victim = native(near)
+    async with far, trio.open_nursery() as nursery:
+        nursery.start_soon(victim.run)
+        await far.send_all(b"\x01" * 12)
+        answer = b""
+        while data := await far.receive_some():
+            answer += data
+    assert answer.endswith(struct.pack(">BBHII", 0, 3, 0, 0, 1))
+
+
+async def test_a_peer_that_goes_away_is_let_go_when_its_last_stream_ends() -> None:
+    near, far = await sockets()
+    one = native(near, initiator=True)
+    async with far, trio.open_nursery() as nursery:
+        nursery.start_soon(one.run)
+        stream = one.open()
+        await far.send_all(struct.pack(">BBHII", 0, 3, 0, 0, 0))
+        await trio.testing.wait_all_tasks_blocked()
+        assert one.leaving
+        assert one.why_closed is None
+        stream.reset()
+        assert one.why_closed == "the peer went away"
+
+
+async def test_a_thousand_streams_one_after_another_leave_nothing_behind() -> None:
+    async with pair() as (one, other):
+        for _ in range(1000):
+            mine, theirs = await both_ends(one, other)
+            await send(mine, b"x")
+            assert await read_all(theirs) == b"x"
+            theirs.close()
+            assert await read_all(mine) == b""
+        for connection in (one, other):
+            assert connection.streams == 0
+            assert not connection._streams
+            core = connection._core
+            assert not core._reset_credit
+            assert not core._peer_ids._skipped
+            assert core._budget == YamuxLimits().budget
+
+
+async def test_a_socket_closed_in_between_is_never_waited_for() -> None:
+    near, far = await sockets()
+    async with far:
+        wire = NativeSocket(near)
+        wire.close()
+        wire.close()
+        for _ in range(2):
+            with pytest.raises(PeerError, match="closed here"):
+                await wire.wait_readable()
+            with pytest.raises(PeerError, match="closed here"):
+                await wire.wait_writable(1)
