@@ -91,6 +91,8 @@ async def test_a_crash_inside_the_host_is_a_failure_of_the_peer_that_was_asked(
             mesh.nodes[2].peer,
         }
         assert node.dht.stats()["questions_crashed"] == 2
+        with pytest.raises(PeerError):
+            await node.dht._client.ping(mesh.nodes[0].peer)
         monkeypatch.undo()
 
 
@@ -109,6 +111,23 @@ async def test_a_full_disk_stops_neither_serving_nor_finding(
         backend.full = False
         await trio.sleep(30)
         assert [row[1] for row in backend.rows.values() if row[0] == 1] == [b"k" * 32]
+
+
+async def test_a_backend_that_breaks_its_promise_does_not_end_the_dht(
+    autojump_clock: MockClock,
+) -> None:
+    class Broken(MemoryBackend):
+        async def save(self, rows: list[Row]) -> None:
+            raise OSError("not what a backend may raise")
+
+    async with open_sim_network(seed=1, link=SimLink(latency=0.01)) as network:
+        with trio.move_on_after(30) as scope:
+            async with open_dht(network.add_host(), Broken()) as dht:
+                dht._rows.save(RowKind.SCHEDULE, b"name", b"", b"progress", 9e9)
+                await trio.sleep(10)
+                assert dht.stats()["upkeep_crashes"] > 0
+                await trio.sleep_forever()
+        assert scope.cancelled_caught
 
 
 async def learn_something_and_end(host: SimHost, error: Exception | None) -> None:
