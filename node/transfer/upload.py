@@ -96,6 +96,7 @@ class _Health:
     resting_until: float = float("-inf")
     busy_since: float | None = None
     """When it began to answer nothing but "busy"; None: its last answer was another."""
+    busy_in_a_row: int = 0
     under_way: int = 0
     """Requests it has not answered yet."""
     gone: str = ""
@@ -287,7 +288,7 @@ class Uploader:
             self._ctx.exchange.stats.of(peer).failed(reason)
             self._failed(peer, began, DeadlineError(f"{reason}."))
             return False
-        health.failures, health.busy_since = 0, None
+        health.failures, health.busy_in_a_row, health.busy_since = 0, 0, None
         self._progress = trio.current_time()
         self._meter.advance(sent=len(data))
         return True
@@ -308,7 +309,9 @@ class Uploader:
             return
         self._meter.tell(PeerNote(peer, reason))
         asked = refused.retry_after or 0.0 if refused is not None else 0.0
-        rest = max(backoff_seconds(health.failures, self._ctx.rng), asked)
+        # On top of what it asked for: that may be just too little to be let in, every time.
+        in_a_row = health.failures + health.busy_in_a_row
+        rest = asked + backoff_seconds(in_a_row, self._ctx.rng)
         health.resting_since, health.resting_until = now, now + min(rest, BACKOFF_CAP_SECONDS)
         if refused is not None and refused.reason == Reason.BUSY:
             self._busy(health, reason)
@@ -328,6 +331,7 @@ class Uploader:
         now = trio.current_time()
         if health.busy_since is None:
             health.busy_since = now
+        health.busy_in_a_row += 1
         if now - max(health.busy_since, self._progress) > patience_seconds(
             self._ctx.chunk_settings
         ):
