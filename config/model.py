@@ -277,7 +277,7 @@ class LimitSettings:
         "Lower it where one busy member slows down the others.",
     )
     max_bytes_in_flight: int = _setting(
-        Size(8 * MIB, 64 * GIB),
+        Size(32 * MIB, 64 * GIB),
         64 * MIB,
         "Bytes of chunks that are being served to all peers at once; it bounds memory.",
         "Lower it on small machines; raise it where fast links leave the node waiting.",

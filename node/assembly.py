@@ -156,13 +156,11 @@ def _exchange_settings(config: Config) -> ExchangeSettings:
 def _server_limits(config: Config) -> ServerLimits:
     limits = config.limits
     rate = limits.requests_per_second
-    defaults = ServerLimits()
     return ServerLimits(
         requests_per_peer=limits.max_requests_per_peer,
         requests_per_second=float(rate) if rate else float("inf"),
         request_burst=float(rate) if rate else float("inf"),
         memory_bytes=limits.max_bytes_in_flight,
-        memory_per_peer=min(defaults.memory_per_peer, limits.max_bytes_in_flight),
     )
 
 
