@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from ..errors import ApiUnavailableError
 
 JsonObject = dict[str, object]
 OnEvent = Callable[[JsonObject], None]
+
+
+class ByteSource(Protocol):
+    """Bytes to put, from a place that may make one wait."""
+
+    def read(self, size: int, /) -> bytes:
+        """What is there now, up to `size` bytes; b"" only at the end."""
+        ...
 
 
 class Client(Protocol):
@@ -22,8 +30,12 @@ class Client(Protocol):
         """One operation of `node.api.operations`."""
         ...
 
-    def put_stream(self, request: JsonObject, source: BinaryIO, on_event: OnEvent) -> JsonObject:
+    def put_stream(self, request: JsonObject, source: ByteSource, on_event: OnEvent) -> JsonObject:
         """Put what `source` gives until its end."""
+        ...
+
+    def peer_names(self) -> dict[str, str]:
+        """What peers call themselves, by peer id; empty where that is not known."""
         ...
 
     def cat(self, request: JsonObject, write: Callable[[bytes], object]) -> int:

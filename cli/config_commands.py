@@ -6,18 +6,17 @@ import json
 
 import click
 
-from .client import NobodyThereError
-from .connect import connect_running
+from .connect import connect_running, is_running
 from .invocation import Invocation, global_options, pass_invocation
 
 
-@click.group()
+@click.group(short_help="Look at and change the configuration.")
 @global_options
 def config() -> None:
     """Look at and change the configuration (keys: docs/configuration.md)."""
 
 
-@config.command()
+@config.command(short_help="Print every key, its value and its origin.")
 @click.option("--running", is_flag=True, help="What the running node has, not what the file says.")
 @global_options
 @pass_invocation
@@ -47,7 +46,7 @@ def _show_running(invocation: Invocation) -> None:
         click.echo(f"{key} = {json.dumps(told['value'])}  # {told['origin']}")
 
 
-@config.command()
+@config.command(short_help="Print the value of KEY.")
 @click.argument("key")
 @global_options
 @pass_invocation
@@ -65,31 +64,26 @@ def get(invocation: Invocation, key: str) -> None:
         click.echo(entry.text)
 
 
-@config.command("set")
+@config.command("set", short_help="Write KEY = VALUE into the file.")
 @click.argument("key")
 @click.argument("value")
 @global_options
 @pass_invocation
 def set_(invocation: Invocation, key: str, value: str) -> None:
     """Write KEY = VALUE into the configuration file; comments stay."""
-    import os
-
-    from ..config import find_paths, set_value
+    from ..config import set_value
 
     # Not through `Invocation.config`: a mistake in the file must not keep it from being mended.
-    path = find_paths(invocation.home, os.environ).config_file
+    path = invocation.paths().config_file
     set_value(path, key, value)
     if invocation.json:
         click.echo(json.dumps({"key": key, "config_file": str(path)}))
         return
-    try:
-        connect_running(invocation)
-    except NobodyThereError:
-        return
-    invocation.note("note: the running node takes this up at its next start")
+    if is_running(invocation):
+        invocation.note("note: the running node takes this up at its next start")
 
 
-@config.command()
+@config.command(short_help="Check the file and the environment.")
 @global_options
 @pass_invocation
 def validate(invocation: Invocation) -> None:
@@ -104,14 +98,10 @@ def validate(invocation: Invocation) -> None:
         invocation.note(f"{path} does not exist; the defaults hold")
 
 
-@config.command()
+@config.command(short_help="Print where the file is (or would be).")
 @global_options
 @pass_invocation
 def path(invocation: Invocation) -> None:
     """Print where the configuration file is (or would be)."""
-    import os
-
-    from ..config import find_paths
-
-    found = find_paths(invocation.home, os.environ).config_file
+    found = invocation.paths().config_file
     click.echo(json.dumps({"config_file": str(found)}) if invocation.json else str(found))

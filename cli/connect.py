@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import MembershipError, StoreLockedError
+from ..errors import ApiUnavailableError, DeadlineError, MembershipError, StoreLockedError
 from .client import Client, NobodyThereError
 from .invocation import Invocation
 
 if TYPE_CHECKING:
-    from ..config import Config
+    from ..config import Config, Paths
     from .http_client import HttpClient
 
 _SETTLE_SECS = 5.0
@@ -48,16 +48,28 @@ def connect_running(invocation: Invocation) -> HttpClient:
     Raises:
         NobodyThereError: none is.
     """
-    client = http_client(invocation.config())
+    # Only the paths: a mistake in the file must not hide the node that runs.
+    client = http_client(invocation.paths())
     client.check_listening()
     return client
 
 
-def http_client(config: Config) -> HttpClient:
+def http_client(paths: Paths) -> HttpClient:
     """A client of the node of this home, whether it runs or not."""
     from .http_client import HttpClient  # start-up time
 
-    return HttpClient(config.paths.socket)
+    return HttpClient(paths.socket, lambda: lock_holder(paths.lock_file))
+
+
+def is_running(invocation: Invocation) -> bool:
+    """Whether a node runs here, one that does not answer included."""
+    try:
+        connect_running(invocation)
+    except NobodyThereError:
+        return False
+    except (ApiUnavailableError, DeadlineError):
+        return True
+    return True
 
 
 def check_initialised(config: Config) -> None:
@@ -107,7 +119,7 @@ def _running(config: Config) -> HttpClient | None:
     A process that holds the lock and does not listen is just starting, just stopping, or doing a
     single command: it gets a few seconds.
     """
-    client = http_client(config)
+    client = http_client(config.paths)
     deadline = time.monotonic() + _SETTLE_SECS
     while True:
         try:

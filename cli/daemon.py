@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -18,17 +20,19 @@ from .client import JsonObject
 from .connect import http_client, lock_holder
 
 if TYPE_CHECKING:
-    from ..config import Config
+    from ..config import Config, Paths
     from .http_client import HttpClient
 
 START_SECS = 60.0
 ASK_SECS = 6.0
 """How long a node that was asked to stop may take; it limits itself to 5 s."""
+TERM_SECS = 3.0
 KILL_SECS = 4.0
 REAP_SECS = 2.0
 _POLL_SECS = 0.02
 _LOG_LINES = 15
 _MAX_LOG_BYTES = 64 * 1024
+_CONSOLE_INFORMATION = re.compile(r"\[(info|debug) *\]")
 _MAX_STATUS_BYTES = 1 << 20
 
 
@@ -39,6 +43,7 @@ def start_detached(config: Config, arguments: list[str]) -> JsonObject:
         MeshError: it ended before it was ready; with its last log lines and its exit code.
         DeadlineError: it was not ready in time; it has been ended.
     """
+    earlier = _size(config.paths.log_file)
     reader, writer = os.pipe()
     with open(reader, "rb", buffering=0) as pipe:
         try:
@@ -51,7 +56,7 @@ def start_detached(config: Config, arguments: list[str]) -> JsonObject:
         child.wait()
         raise DeadlineError(
             f"The node was not ready after {START_SECS:g} s and was ended.\n"
-            + _last_lines(config.paths.log_file),
+            + _last_lines(config.paths.log_file, earlier),
             hint=f"The whole log is {config.paths.log_file}.",
         )
     try:
@@ -59,7 +64,7 @@ def start_detached(config: Config, arguments: list[str]) -> JsonObject:
     except ValueError:
         status = None
     if not isinstance(status, dict):
-        raise _died(config, child.wait())
+        raise _died(config.paths.log_file, earlier, child.wait())
     return status
 
 
@@ -70,7 +75,10 @@ def _spawn(config: Config, arguments: list[str], ready: int) -> subprocess.Popen
         log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise MeshError(f"The log file {log_file} cannot be opened: {reason}.") from error
+        raise MeshError(
+            f"The log file {log_file} cannot be opened: {reason}.",
+            hint="Make it a file that you may write to, or move it away.",
+        ) from error
     try:
         return subprocess.Popen(
             command,
@@ -105,10 +113,10 @@ def _read_all(pipe: int, deadline: float) -> bytes | None:
     return None
 
 
-def _died(config: Config, code: int) -> MeshError:
+def _died(log_file: Path, earlier: int, code: int) -> MeshError:
     how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-    message = f"The node ended {how} before it was ready.\n{_last_lines(config.paths.log_file)}"
-    hint = f"The whole log is {config.paths.log_file}."
+    message = f"The node ended {how} before it was ready.\n{_last_lines(log_file, earlier)}"
+    hint = f"The whole log is {log_file}."
     return (
         RefusedError(message, hint=hint)
         if code == RefusedError.exit_code
@@ -116,37 +124,66 @@ def _died(config: Config, code: int) -> MeshError:
     )
 
 
-def _last_lines(log_file: Path) -> str:
+def _size(log_file: Path) -> int:
+    try:
+        return log_file.stat().st_size
+    except OSError:
+        return 0
+
+
+def _last_lines(log_file: Path, earlier: int) -> str:
+    """The end of what was logged after the first `earlier` bytes; when an error is among it, only
+    what is more than information."""
     try:
         with open(log_file, "rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - _MAX_LOG_BYTES))
-            text = log.read().decode("utf-8", "replace")
+            log.seek(max(earlier, log.seek(0, os.SEEK_END) - _MAX_LOG_BYTES))
+            lines = log.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return "(no log)"
-    return "\n".join(f"  {line}" for line in text.splitlines()[-_LOG_LINES:])
+    if any(line.startswith("error: ") for line in lines):
+        lines = [line for line in lines if not _is_information(line)]
+    return "\n".join(f"  {line}" for line in lines[-_LOG_LINES:]) or "(it logged nothing)"
 
 
-def stop_node(config: Config) -> int | None:
+def _is_information(line: str) -> bool:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return _CONSOLE_INFORMATION.search(line) is not None
+    return isinstance(found, dict) and found.get("level") in ("info", "debug")
+
+
+def stop_node(paths: Paths, note: Callable[[str], None]) -> int | None:
     """End the node of this home: ask by its API, then by SIGTERM, then by SIGKILL.
 
     Returns its process id; None when none was running.
 
+    Args:
+        note: told when it takes longer than it should.
+
     Raises:
         DeadlineError: it is still there.
     """
-    client = http_client(config)
-    pid = lock_holder(config.paths.lock_file) or _pid_by_api(client)
+    client = http_client(paths)
+    pid = lock_holder(paths.lock_file) or _pid_by_api(client)
     if pid is None:
         return None
-    with _Process(pid, config.paths.lock_file) as process:
-        if _ask_to_stop(client) and process.wait_gone(ASK_SECS):
+    with _Process(pid, paths.lock_file) as process:
+        asked = _ask_to_stop(client)
+        if asked and process.wait_gone(ASK_SECS):
             return pid
-        for number, seconds in ((signal.SIGTERM, ASK_SECS), (signal.SIGKILL, KILL_SECS)):
-            process.signal(number)
-            if process.wait_gone(seconds):
-                return pid
+        problem = "has not ended yet" if asked else "does not answer"
+        note(f"the node (process {pid}) {problem}: sending SIGTERM, waiting {TERM_SECS:g} s")
+        process.signal(signal.SIGTERM)
+        process.signal(signal.SIGCONT)  # a process that is stopped (Ctrl-Z) takes it up only then
+        if process.wait_gone(TERM_SECS):
+            return pid
+        note(f"the node (process {pid}) is still there: sending SIGKILL")
+        process.signal(signal.SIGKILL)
+        if process.wait_gone(KILL_SECS):
+            return pid
     raise DeadlineError(
-        f"The node (process {pid or 'unknown'}) still holds {config.paths.lock_file}.",
+        f"The node (process {pid or 'unknown'}) still holds {paths.lock_file}.",
         hint="Its disk may hang; look at the process with `ps`.",
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import trio
 
@@ -18,7 +18,7 @@ from ..node.api.error_json import as_mesh_error
 from ..node.api.face import NodeFace
 from ..node.logging_setup import set_up_logging
 from ..node.node import open_node
-from .client import JsonObject, OnEvent
+from .client import ByteSource, JsonObject, OnEvent
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -50,12 +50,15 @@ class EmbeddedClient:
         operation = _OPERATIONS[verb]
         return self._run(lambda node: operation(node, request, on_event or _ignore))
 
-    def put_stream(self, request: JsonObject, source: BinaryIO, on_event: OnEvent) -> JsonObject:
+    def put_stream(self, request: JsonObject, source: ByteSource, on_event: OnEvent) -> JsonObject:
         async def put(node: NodeFace) -> JsonObject:
             async with aclosing(_pieces(source)) as pieces:
                 return await operations.put_stream(node, request, pieces, on_event)
 
         return self._run(put)
+
+    def peer_names(self) -> dict[str, str]:
+        return {}  # the node that knew them is closed
 
     def cat(self, request: JsonObject, write: Callable[[bytes], object]) -> int:
         async def copy(node: NodeFace) -> int:
@@ -100,9 +103,8 @@ async def _cancel_on_signal(scope: trio.CancelScope, signals: AsyncIterator[int]
         scope.cancel()
 
 
-async def _pieces(source: BinaryIO) -> AsyncGenerator[bytes, None]:
-    read1: Callable[[int], bytes] = getattr(source, "read1", source.read)
-    while piece := await _in_thread(read1, _PIECE_BYTES):
+async def _pieces(source: ByteSource) -> AsyncGenerator[bytes, None]:
+    while piece := await _in_thread(source.read, _PIECE_BYTES):
         yield piece
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import EXIT_FAILED, MeshError
+from ..errors import EXIT_FAILED, MeshError, UsageError
+from .client import JsonObject
 from .text import visible
 
 if TYPE_CHECKING:
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
 def report_error(error: MeshError, invocation: Invocation) -> int:
     """Tell the user, with --json as a document too; the exit code."""
     if invocation.json:
-        from ..node.api.error_json import error_to_json  # only where it is needed
-
-        click.echo(json.dumps({"error": error_to_json(error)}))
+        click.echo(json.dumps({"error": _document(error)}))
     tell(error.message, error.hint)
     if invocation.verbose:
         click.echo("".join(traceback.format_exception(error)), err=True)
@@ -39,13 +38,29 @@ def report_bug(error: BaseException, invocation: Invocation) -> int:
     message = f"meshnode failed in an unforeseen way: {type(error).__name__}: {error}"
     hint = "Run the command again with -v for the traceback, and report it."
     if invocation.json:
-        from ..node.api.error_json import error_to_json
-
-        click.echo(json.dumps({"error": error_to_json(MeshError(message, hint=hint))}))
+        click.echo(json.dumps({"error": _document(MeshError(message, hint=hint))}))
     tell(message[:2000], "" if invocation.verbose else hint)
     if invocation.verbose:
         click.echo("".join(traceback.format_exception(error)), err=True)
     return EXIT_FAILED
+
+
+def as_usage_error(error: click.ClickException) -> UsageError:
+    """What click has against the command line, as one of our own."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = context.command_path if context else "meshnode"
+    return UsageError(error.format_message(), hint=f"See `{command} --help`.")
+
+
+def without_status(error: JsonObject) -> JsonObject:
+    """An error of the API without what only concerns HTTP."""
+    return {key: value for key, value in error.items() if key != "http_status"}
+
+
+def _document(error: MeshError) -> JsonObject:
+    from ..node.api.error_json import error_to_json  # only where it is needed
+
+    return without_status(error_to_json(error))
 
 
 def _paragraph(text: str) -> str:

@@ -12,16 +12,18 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import httpx
 
 from ..errors import ApiUnavailableError, DeadlineError, MeshError, TransferError
 from ..node.api.error_json import error_from_json
-from .client import JsonObject, NobodyThereError, OnEvent
+from .client import ByteSource, JsonObject, NobodyThereError, OnEvent
 
 CONNECT_SECS = 2.0
+ANSWER_SECS = 4.0
+"""For questions a node answers from memory: longer than that, and it is stopped or stuck."""
 SILENCE_SECS = 30.0
 STREAM_SILENCE_SECS = 120.0
 """For bytes (cat) and uploads, where there is no room for a heartbeat."""
@@ -30,12 +32,20 @@ _PIECE_BYTES = 1 << 18
 
 
 class HttpClient:
-    """Talks to the node that listens on `socket_path`."""
+    """Talks to the node that listens on `socket_path`.
+
+    Args:
+        find_process: tells the process id of that node, for messages.
+    """
 
     _READS = frozenset({"status", "peers", "catalogue", "config"})
+    _QUICK = frozenset({"status", "peers", "config", "stop"})
 
-    def __init__(self, socket_path: Path) -> None:
+    def __init__(
+        self, socket_path: Path, find_process: Callable[[], int | None] = lambda: None
+    ) -> None:
         self._path = socket_path
+        self._find_process = find_process
 
     def check_listening(self) -> None:
         """See that somebody accepts connections.
@@ -62,16 +72,17 @@ class HttpClient:
                 ) from error
 
     def call(self, verb: str, request: JsonObject, on_event: OnEvent | None = None) -> JsonObject:
+        silence = ANSWER_SECS if verb in self._QUICK else SILENCE_SECS
         if verb in self._READS:
-            return self._read(verb)
+            return self._read(verb, silence)
         body = json.dumps(request).encode("ascii")
-        with self._request("POST", verb, SILENCE_SECS, content=body) as answer:
+        with self._request("POST", verb, silence, content=body) as answer:
             return _last_line(answer, on_event)
 
-    def put_stream(self, request: JsonObject, source: BinaryIO, on_event: OnEvent) -> JsonObject:
+    def put_stream(self, request: JsonObject, source: ByteSource, on_event: OnEvent) -> JsonObject:
         def pieces() -> Iterator[bytes]:
             sent = 0
-            while piece := _read_some(source):
+            while piece := source.read(_PIECE_BYTES):
                 yield piece
                 sent += len(piece)
                 on_event({"type": "progress", "bytes_done": sent})
@@ -112,8 +123,18 @@ class HttpClient:
                 return done, False
         return done, True
 
-    def _read(self, verb: str) -> JsonObject:
-        with self._request("GET", verb, SILENCE_SECS) as answer:
+    def peer_names(self) -> dict[str, str]:
+        try:
+            peers = self.call("peers", {}).get("peers")
+        except MeshError:
+            return {}  # names are nice to have
+        return {
+            str(peer.get("peer_id")): str(peer.get("name") or "")
+            for peer in (peers if isinstance(peers, list) else ())
+        }
+
+    def _read(self, verb: str, silence: float) -> JsonObject:
+        with self._request("GET", verb, silence) as answer:
             body = answer.read()
             if answer.status_code != 200:
                 raise _error_of(body)
@@ -126,7 +147,8 @@ class HttpClient:
         """One call; on Ctrl-C it returns only when the node has ended the work too."""
         line = _Line()
         timeout = httpx.Timeout(silence, connect=CONNECT_SECS)
-        transport = httpx.HTTPTransport(uds=str(self._path))
+        # No TLS on a Unix socket: to load the certificates for it takes longer than most calls.
+        transport = httpx.HTTPTransport(uds=str(self._path), verify=False)
         try:
             with (
                 httpx.Client(transport=transport, timeout=timeout) as client,
@@ -156,10 +178,12 @@ class HttpClient:
             line.close()
 
     def _stuck(self, seconds: float) -> DeadlineError:
+        pid = self._find_process()
+        node = f"The node here (process {pid})" if pid else f"The node on {self._path}"
         return DeadlineError(
-            f"The node on {self._path} has not answered for {seconds:g} s.",
-            hint="It may be overloaded or stopped (Ctrl-Z, debugger): see its log, or `meshnode "
-            "stop` and start it again.",
+            f"{node} has not answered for {seconds:g} s.",
+            hint="It may be overloaded or stopped (Ctrl-Z, debugger): see its log; `meshnode stop` "
+            "ends it even so.",
         )
 
 
@@ -192,12 +216,6 @@ class _Line:
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
-
-
-def _read_some(source: BinaryIO) -> bytes:
-    """What is there now, up to a piece; b"" only at the end."""
-    read1: Callable[[int], bytes] = getattr(source, "read1", source.read)
-    return read1(_PIECE_BYTES)
 
 
 def _last_line(answer: httpx.Response, on_event: OnEvent | None) -> JsonObject:

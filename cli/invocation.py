@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
+from ..errors import UsageError
+
 if TYPE_CHECKING:
-    from ..config import Config
+    from ..config import Config, Paths
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,6 +35,12 @@ class Invocation:
         from ..config import load_config  # start-up time
 
         return load_config(self.home)
+
+    def paths(self) -> Paths:
+        """Where the node meant keeps its files; for this its configuration need not be right."""
+        from ..config import find_paths  # start-up time
+
+        return find_paths(self.home, os.environ)
 
     @property
     def shows_progress(self) -> bool:
@@ -59,6 +68,13 @@ def global_options(command: Callable[P, T]) -> Callable[P, T]:
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value == "":
+        raise UsageError(
+            "The home folder (--home) is empty.",
+            hint="Name a folder; in a script, see that the variable is set.",
+        )
+    if parameter.name == "home" and value is not None:
+        value = Path(value)
     if value not in (None, False, 0):
         setattr(context.ensure_object(Invocation), str(parameter.name), value)
 
@@ -67,7 +83,7 @@ _option = functools.partial(click.option, expose_value=False, callback=_keep, is
 _OPTIONS = (
     _option(
         "--home",
-        type=click.Path(path_type=Path),
+        type=click.Path(),  # a `Path` would take an empty one for the current folder
         metavar="DIR",
         help="Home of the node (default: $MESHNODE_HOME, else the platform's data folder).",
     ),

@@ -10,10 +10,10 @@ from typing import TextIO
 import click
 
 from .. import __version__
-from ..errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, MeshError
+from ..errors import EXIT_INTERRUPTED, EXIT_OK, MeshError
 from .config_commands import config
 from .content_commands import ls, rm, stat
-from .failures import report_bug, report_error
+from .failures import as_usage_error, report_bug, report_error
 from .invocation import Invocation, global_options, pass_invocation
 from .mesh_commands import init, invite, join
 from .node_commands import peers, start, status, stop
@@ -33,7 +33,7 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(short_help="Print the version.")
 @global_options
 @pass_invocation
 def version(invocation: Invocation) -> None:
@@ -52,10 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     invocation = Invocation()
     _let_any_name_through(sys.stdout)
     _let_any_name_through(sys.stderr)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        words = list(sys.argv[1:] if arguments is None else arguments)
         # Not `cli.main`: it has its own ideas about interrupts and broken pipes.
-        with cli.make_context("meshnode", words, obj=invocation) as context:
+        with cli.make_context("meshnode", list(words), obj=invocation) as context:
             code = cli.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as end:  # --help, --version
@@ -64,9 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Nobody reads any more; without this the interpreter complains when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _EXIT_BROKEN_PIPE
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        return EXIT_USAGE if isinstance(error, click.UsageError) else EXIT_FAILED
+        return error.exit_code
+    except click.ClickException as error:
+        # It comes before the options are looked at.
+        invocation.json |= "--json" in words
+        return report_error(as_usage_error(error), invocation)
     except (KeyboardInterrupt, click.Abort):
         # A terminal has shown ^C where the cursor was.
         click.echo("\ninterrupted" if sys.stderr.isatty() else "interrupted", err=True)

@@ -10,7 +10,7 @@ import click
 
 from ..errors import RefusedError, UsageError
 from .client import NobodyThereError
-from .connect import check_initialised, connect_running
+from .connect import check_initialised, connect_running, is_running
 from .invocation import Invocation, global_options, pass_invocation
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _MAX_EXPIRES_SECS = 366 * 86400
 _MAX_BOOTSTRAP = 64
 
 
-@click.command()
+@click.command(short_help="Make a new mesh with this machine as its first node.")
 @click.option("--name", default="mesh", show_default=True, help="What to call the mesh.")
 @click.option("--open", "is_open", is_flag=True, help="Let in anyone who knows the mesh's id.")
 @global_options
@@ -59,7 +59,7 @@ def init(invocation: Invocation, name: str, is_open: bool) -> None:
     )
 
 
-@click.command()
+@click.command(short_help="Print a token that lets another machine join.")
 @click.option("--expires", default="24h", show_default=True, help="For how long: 30m, 24h, 7d.")
 @global_options
 @pass_invocation
@@ -92,7 +92,7 @@ def invite(invocation: Invocation, expires: str) -> None:
     click.echo(token)
 
 
-@click.command()
+@click.command(short_help="Make this machine a node of the mesh TOKEN is from.")
 @click.argument("token")
 @global_options
 @pass_invocation
@@ -111,17 +111,25 @@ def join(invocation: Invocation, token: str) -> None:
     _make_home(config)
     identity = Identity.load_or_create(config.paths.identity_file)
     mesh.save(config.paths.mesh_file)
+    running = is_running(invocation)
     if invocation.json:
         told = {
             "mesh": {"name": mesh.name, "id": mesh.id.hex(), "open": mesh.open},
             "peer_id": str(identity.peer_id),
             "bootstrap": list(mesh.bootstrap),
+            "restart_needed": running,
         }
         click.echo(json.dumps(told))
         return
     click.echo(f"joined:  {mesh.name} ({mesh.id.hex()})")
     click.echo(f"peer id: {identity.peer_id}")
-    invocation.note("next: `meshnode start`")
+    if running:
+        invocation.note(
+            "The node that runs here takes this up at its next start.\n"
+            "next: `meshnode stop && meshnode start --detach`"
+        )
+    else:
+        invocation.note("next: `meshnode start`")
 
 
 def _make_home(config: Config) -> None:

@@ -16,10 +16,11 @@ from .daemon import start_detached, stop_node
 from .invocation import Invocation, global_options, pass_invocation
 
 if TYPE_CHECKING:
+    from ..config import Config
     from .http_client import HttpClient
 
 
-@click.command()
+@click.command(short_help="Run the node of this home.")
 @click.option("-d", "--detach", is_flag=True, help="Run in the background, logging to node.log.")
 @click.option("--listen", multiple=True, metavar="ADDR", help="Listen here instead (repeatable).")
 @click.option("--bootstrap", multiple=True, metavar="ADDR", help="Also contact these members.")
@@ -42,11 +43,11 @@ def start(
         overrides["network.bootstrap"] = [*config.network.bootstrap, *bootstrap]
     config = config.with_overrides(overrides)
     check_initialised(config)
-    _refuse_if_running(http_client(config))
+    _refuse_if_running(http_client(config.paths))
     if detach:
         arguments = [f"--listen={address}" for address in listen]
         arguments += [f"--bootstrap={address}" for address in bootstrap]
-        _print_started(start_detached(config, arguments), invocation)
+        _print_started(start_detached(config, arguments), config, invocation)
         return EXIT_OK
 
     def on_ready(status: JsonObject) -> None:
@@ -54,7 +55,7 @@ def start(
             with open(ready_fd, "w", encoding="ascii") as pipe:
                 pipe.write(json.dumps(status))
         else:
-            _print_started(status, invocation)
+            _print_started(status, config, invocation)
 
     from ..node.api.service import run_service  # the network stack
 
@@ -62,12 +63,12 @@ def start(
     return EXIT_OK
 
 
-@click.command()
+@click.command(short_help="Stop the node and wait until it is gone.")
 @global_options
 @pass_invocation
 def stop(invocation: Invocation) -> int:
     """Stop the node of this home and wait until it is gone."""
-    pid = stop_node(invocation.config())
+    pid = stop_node(invocation.paths(), invocation.note)
     if invocation.json:
         click.echo(json.dumps({"was_running": pid is not None, "pid": pid}))
     elif pid is None:
@@ -77,7 +78,7 @@ def stop(invocation: Invocation) -> int:
     return EXIT_OK
 
 
-@click.command()
+@click.command(short_help="Tell how the running node does.")
 @global_options
 @pass_invocation
 def status(invocation: Invocation) -> int:
@@ -103,10 +104,11 @@ def status(invocation: Invocation) -> int:
     ]  # fmt: skip
     for label, value in rows:
         click.echo(f"{label + ':':<9}{text.visible(value)}")
+    _warn_of_rebuilt_store(answer)
     return EXIT_OK
 
 
-@click.command()
+@click.command(short_help="List the members this node knows.")
 @global_options
 @pass_invocation
 def peers(invocation: Invocation) -> int:
@@ -156,7 +158,7 @@ def _refuse_if_running(client: HttpClient) -> None:
     )
 
 
-def _print_started(status: JsonObject, invocation: Invocation) -> None:
+def _print_started(status: JsonObject, config: Config, invocation: Invocation) -> None:
     if invocation.json:
         click.echo(json.dumps(status))
     elif not invocation.quiet:
@@ -166,6 +168,41 @@ def _print_started(status: JsonObject, invocation: Invocation) -> None:
         click.echo(f"peer id: {text.visible(status.get('peer_id'))}")
         click.echo(f"ready (process {status.get('pid')})")
     sys.stdout.flush()
+    _warn_of_rebuilt_store(status)
+    _warn_if_alone(status, config)
+
+
+def _warn_of_rebuilt_store(status: JsonObject) -> None:
+    if status.get("store_rebuilt") is True:
+        click.echo(
+            "warning: the store's index was damaged and was made anew from the chunks that are "
+            "there.\n"
+            "next: see `meshnode ls`; put again what is missing from it or cannot be read",
+            err=True,
+        )
+
+
+def _warn_if_alone(status: JsonObject, config: Config) -> None:
+    """Say so when there were addresses to try and nobody was found."""
+    if status.get("connected_peers") or status.get("known_peers"):
+        return
+    from ..node.identity import Mesh  # only where it is needed
+
+    invited, configured = Mesh.load(config.paths.mesh_file).bootstrap, config.network.bootstrap
+    if invited or configured:
+        count = len({*invited, *configured})
+        where = " and of ".join(
+            name
+            for name, found in (("the invitation", invited), ("network.bootstrap", configured))
+            if found
+        )
+        click.echo(
+            f"warning: none of the {text.count(count, 'address', 'addresses')} of {where} answers; "
+            "this node is alone and goes on trying.\n"
+            "next: on a node that runs, `meshnode invite`; here, `meshnode join` with the new "
+            "token and a restart, or `meshnode config set network.bootstrap '[\"ADDRESS\"]'`",
+            err=True,
+        )
 
 
 def _dict(found: object) -> JsonObject:

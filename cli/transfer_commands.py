@@ -11,17 +11,26 @@ import click
 
 from ..errors import EXIT_FAILED, EXIT_OK, DestinationError, TransferError, UsageError
 from ..node.api.text_paths import text_of_path
+from .arguments import (
+    MAX_BYTES,
+    check_destination,
+    check_inner_path,
+    check_link,
+    check_name,
+    check_sources,
+)
 from .client import Client, JsonObject, OnEvent
 from .connect import connect
 from .invocation import Invocation, global_options, pass_invocation
 from .progress import TransferProgress
+from .standard_input import StandardInput
 from .transfer_report import print_get, print_put
 
 _STDIN = "-"
 _STDIN_NAME = "stdin"
 
 
-@click.command()
+@click.command(short_help="Put files and folders; prints a link for each.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--name", help="Name for what comes from standard input (PATH is -).")
 @click.option("--public", is_flag=True, help="Do not seal: every peer can read it.")
@@ -56,12 +65,12 @@ def put(
     if invocation.json:
         click.echo(json.dumps(report))
     else:
-        print_put(report, invocation)
+        print_put(report, invocation, client.peer_names)
     code = report.get("exit_code")
     return code if isinstance(code, int) else EXIT_FAILED
 
 
-@click.command()
+@click.command(short_help="Fetch what LINK leads to, every byte verified.")
 @click.argument("link")
 @click.option("-o", "--output", metavar="DEST", help="File or folder to write; - for stdout.")
 @click.option("-p", "--path", metavar="PATH", help="Only this file or folder inside the link.")
@@ -72,16 +81,17 @@ def get(
     invocation: Invocation, link: str, output: str | None, path: str | None, force: bool
 ) -> int:
     """Fetch what LINK leads to, into the current folder or DEST, every byte verified."""
+    check_link(link)
     if output == _STDIN:
         return _copy_to_stdout(invocation, link, path)
-    destination = Path.cwd() / (output or ".")
+    destination = Path.cwd() / ("." if output is None else check_destination(output))
     request: JsonObject = {
         "link": link,
         "destination": text_of_path(os.path.normpath(destination)),
         "force": force,
     }
-    if path:
-        request["path"] = text_of_path(path)
+    if path is not None:
+        request["path"] = text_of_path(check_inner_path(path))
     client = connect(invocation)
     with TransferProgress("get", invocation) as progress:
         report = client.call("get", request, progress.on_event)
@@ -92,11 +102,11 @@ def get(
     return EXIT_OK
 
 
-@click.command()
+@click.command(short_help="Write the file behind LINK to standard output.")
 @click.argument("link")
 @click.argument("path", required=False)
-@click.option("--offset", type=click.IntRange(0), default=0, help="First byte wanted.")
-@click.option("--length", type=click.IntRange(0), help="Number of bytes wanted.")
+@click.option("--offset", type=click.IntRange(0, MAX_BYTES), default=0, help="First byte wanted.")
+@click.option("--length", type=click.IntRange(0, MAX_BYTES), help="Number of bytes wanted.")
 @global_options
 @pass_invocation
 def cat(
@@ -118,9 +128,9 @@ def _copy_to_stdout(
             "Bytes on standard output leave no room for a JSON document.",
             hint="Leave out --json, or get into a file with -o FILE.",
         )
-    request: JsonObject = {"link": link, "offset": offset, "length": length}
-    if path:
-        request["path"] = text_of_path(path)
+    request: JsonObject = {"link": check_link(link), "offset": offset, "length": length}
+    if path is not None:
+        request["path"] = text_of_path(check_inner_path(path))
     client = connect(invocation)
     try:
         client.cat(request, _write_to_stdout)
@@ -143,6 +153,9 @@ def _write_to_stdout(piece: bytes) -> None:
 
 
 def _check_sources(paths: tuple[str, ...], name: str | None) -> None:
+    check_sources(paths)
+    if name is not None:
+        check_name(name)
     if paths.count(_STDIN) > 1 or (_STDIN in paths and len(paths) > 1):
         raise UsageError(
             "Standard input (-) can only be put alone.", hint="Use one command for each."
@@ -162,12 +175,13 @@ def _put(
     on_event: OnEvent,
 ) -> JsonObject:
     if paths == (_STDIN,):
-        if sys.stdin.isatty():
+        if sys.stdin is not None and sys.stdin.isatty():
             click.echo("reading standard input; end it with Ctrl-D", err=True)
+        source = StandardInput()
         label = name or _STDIN_NAME
         on_event({"type": "started", "name": label, "total_bytes": None, "files": 1})
         request = options | {"name": text_of_path(label)}
-        return client.put_stream(request, sys.stdin.buffer, on_event)
+        return client.put_stream(request, source, on_event)
     # Only made absolute, not resolved: a link the user named keeps its own name.
     sources = [text_of_path(os.path.abspath(path)) for path in paths]
     report = client.call("put", options | {"sources": sources}, on_event)

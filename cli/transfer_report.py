@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 
 import click
 
@@ -24,23 +25,26 @@ _PARTIAL = (
 )
 
 
-def print_put(report: JsonObject, invocation: Invocation) -> None:
+def print_put(
+    report: JsonObject, invocation: Invocation, peer_names: Callable[[], dict[str, str]]
+) -> None:
     """The links on standard output, one per line; everything else on standard error.
 
     Details only where somebody looks on; failures and what to do about them always.
     """
     sources = report.get("sources")
+    names = peer_names() if invocation.tells_details else {}
     for source in sources if isinstance(sources, list) else ():
-        _print_source(source, invocation)
+        _print_source(source, invocation, names)
     for warning in _list(report.get("warnings")):
         click.echo(f"warning: {text.visible(warning)}", err=True)
 
 
-def _print_source(source: JsonObject, invocation: Invocation) -> None:
+def _print_source(source: JsonObject, invocation: Invocation, names: Mapping[str, str]) -> None:
     name, outcome = text.visible(source.get("name")), source.get("outcome")
     link = source.get("link")
     if invocation.tells_details and outcome != "failed":
-        for line in _source_lines(source):
+        for line in _source_lines(source, names):
             click.echo(line, err=True)
     if isinstance(link, str):
         click.echo(link)
@@ -61,21 +65,32 @@ def _print_source(source: JsonObject, invocation: Invocation) -> None:
         click.echo(f"next: {advice}", err=True)
 
 
-def _source_lines(source: JsonObject) -> list[str]:
+def _source_lines(source: JsonObject, names: Mapping[str, str]) -> list[str]:
     peers, zones = _list(source.get("peers")), _list(source.get("zones"))
     size, seconds = source.get("size"), source.get("seconds")
     files = source.get("files")
     counted = f"{text.count(files, 'file')}, " if source.get("kind") == "folder" else ""
-    held = ", ".join(str(peer)[-8:] for peer in peers) or "no other node"
+    held = ", ".join(_peer(str(peer), names) for peer in peers) or "no other node"
+    survives = f"  survives the loss of {text.count(source.get('survives_nodes'), 'node')}"
+    if len(zones) > 1:
+        survives += f" or {text.count(source.get('survives_zones'), 'zone')}"
     return [
         f"{text.visible(source.get('name'))}: {source.get('outcome')}",
         f"  {counted}{text.size(size)} in {text.count(source.get('chunks'), 'chunk')} "
         f"({source.get('new_chunks')} new), {text.duration(seconds)}, {text.rate(size, seconds)}",
         f"  copies: {source.get('copies')} of {source.get('wanted_copies')}, here and on {held}; "
         f"zones: {text.visible(', '.join(str(zone) for zone in zones))}",
-        f"  survives the loss of {text.count(source.get('survives_nodes'), 'node')} "
-        f"or {text.count(source.get('survives_zones'), 'zone')}",
+        survives,
     ]
+
+
+def _peer(peer: str, names: Mapping[str, str]) -> str:
+    """What it calls itself, if that is the name of one peer only; else the end of its id."""
+    name, tail = names.get(peer), text.visible(peer)[-8:]
+    if not name:
+        return tail
+    alone = list(names.values()).count(name) == 1
+    return text.visible(name) if alone else f"{text.visible(name)} ({tail})"
 
 
 def _print_failures(source: JsonObject) -> None:

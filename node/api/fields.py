@@ -13,6 +13,7 @@ MAX_TEXT_CHARS = 4096
 MAX_PATH_CHARS = 16384
 MAX_SOURCES = 10_000
 MAX_OFFSET = 1 << 62
+_HINT = "docs/api.md lists the requests and their fields."
 
 
 class Fields:
@@ -20,7 +21,7 @@ class Fields:
 
     def __init__(self, request: object) -> None:
         if not isinstance(request, Mapping) or not all(isinstance(key, str) for key in request):
-            raise UsageError("The request is not a JSON object.")
+            raise UsageError("The request is not a JSON object.", hint=_HINT)
         self._request: Mapping[str, object] = request
         self._known: set[str] = set()
 
@@ -33,7 +34,7 @@ class Fields:
         """A text that must be there."""
         value = self.optional_text(name)
         if value is None:
-            raise UsageError(f"The request lacks the field {name!r}.")
+            raise UsageError(f"The request lacks the field {name!r}.", hint=_HINT)
         return value
 
     def optional_text(self, name: str, *, max_chars: int = MAX_TEXT_CHARS) -> str | None:
@@ -78,7 +79,7 @@ class Fields:
         """A path that must be there; relative ones mean nothing to a node with its own folder."""
         value = self._take(name)
         if value is None:
-            raise UsageError(f"The request lacks the field {name!r}.")
+            raise UsageError(f"The request lacks the field {name!r}.", hint=_HINT)
         return _absolute(name, value)
 
     def absolute_paths(self, name: str) -> list[str]:
@@ -110,7 +111,7 @@ class Fields:
         for name in self._request:
             if name not in self._known:
                 near = difflib.get_close_matches(name, self._known, 1)
-                hint = f"Did you mean {near[0]!r}?" if near else ""
+                hint = f"Did you mean {near[0]!r}?" if near else _HINT
                 raise UsageError(f"The request has an unknown field {name[:80]!r}.", hint=hint)
 
 
@@ -151,4 +152,4 @@ def _checked(name: str, value: str) -> str:
 def _wrong(name: str, value: object, allowed: str) -> UsageError:
     found = repr(value)
     shown = found if len(found) <= 80 else f"{found[:77]}..."
-    return UsageError(f"The field {name!r} is {shown}; allowed: {allowed}.")
+    return UsageError(f"The field {name!r} is {shown}; allowed: {allowed}.", hint=_HINT)

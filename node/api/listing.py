@@ -35,6 +35,18 @@ def list_manifest(manifest: Manifest, path: bytes | None, *, recursive: bool) ->
     }
 
 
+def is_folder(manifest: Manifest, path: bytes | None) -> bool:
+    """Whether a folder is at `path`, listed or only because something is below it."""
+    if isinstance(manifest, FileManifest):
+        return False
+    if not path:
+        return True
+    return any(
+        entry.path.startswith(path + b"/") or (entry.path == path and entry.kind == "dir")
+        for entry in manifest.entries
+    )
+
+
 def describe_manifest(manifest: Manifest) -> JsonObject:
     """Totals of what a link leads to: sizes in bytes, before and after compression and sealing."""
     told: JsonObject = {

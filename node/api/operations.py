@@ -9,7 +9,7 @@ events and results.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
@@ -17,13 +17,13 @@ from stat import S_ISDIR, S_ISLNK, S_ISREG
 import trio
 
 from ...config import entries
-from ...errors import DestinationError, UsageError
+from ...errors import DestinationError, MeshError, NotFoundError, UsageError
 from ..content import CHUNKER_KINDS, CompressionMode, Link
 from ..transfer import GetOptions, PutOptions, Source, StreamSource, TransferEvent
 from .error_json import as_mesh_error, error_to_json
 from .face import NodeFace
 from .fields import Fields
-from .listing import describe_link, describe_manifest, list_manifest
+from .listing import describe_link, describe_manifest, is_folder, list_manifest
 
 JsonObject = dict[str, object]
 Emit = Callable[[JsonObject], None]
@@ -31,6 +31,7 @@ Emit = Callable[[JsonObject], None]
 MAX_NAME_CHARS = 255
 MAX_REPLICATION = 16
 MAX_LINKS = 1000
+_EXPLAIN_SECS = 2.0
 _COMPRESSIONS: Mapping[str, CompressionMode] = {"auto": "auto", "zstd": "zstd", "none": "none"}
 
 
@@ -79,7 +80,17 @@ async def cat(node: NodeFace, request: object) -> AsyncIterator[AsyncIterator[by
     offset = fields.integer("offset") or 0
     length = fields.integer("length")
     fields.done()
-    async with node.stream(link, path, offset, length) as pieces:
+    async with AsyncExitStack() as stack:
+        try:
+            pieces = await stack.enter_async_context(node.stream(link, path, offset, length))
+        except NotFoundError as error:
+            if await _leads_to_folder(node, link, path):
+                raise UsageError(
+                    "This is a folder, and only a file has bytes to write out.",
+                    hint="Name a file inside (`meshnode ls LINK` lists them), or use "
+                    "`meshnode get` for all of it.",
+                ) from error
+            raise
         yield pieces
 
 
@@ -159,6 +170,17 @@ async def stop(node: NodeFace, request: object, emit: Emit) -> JsonObject:
     Fields(request).done()
     node.request_stop()
     return {"stopping": True}
+
+
+async def _leads_to_folder(node: NodeFace, link: Link, path: bytes | None) -> bool:
+    """Whether a folder is there; False also when the manifest is not to be had quickly."""
+    with trio.move_on_after(_EXPLAIN_SECS):
+        try:
+            manifest = await node.manifest(link)
+        except MeshError:
+            return False
+        return await trio.to_thread.run_sync(is_folder, manifest, path)
+    return False
 
 
 def _put_options(fields: Fields) -> PutOptions:

@@ -6,10 +6,13 @@ import fcntl
 import json
 import os
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
 from meshnode.cli import connect, http_client
+from meshnode.cli.config_commands import config
+from meshnode.cli.main import cli
 from meshnode.errors import (
     ApiUnavailableError,
     DeadlineError,
@@ -28,7 +31,7 @@ from meshnode.errors import (
     WrongKeyError,
 )
 
-from tests.unit.api.fake_node import LINK, FakeNode
+from tests.unit.api.fake_node import LINK, OTHER_LINK, FakeNode
 from tests.unit.cli.conftest import Run
 
 
@@ -143,7 +146,7 @@ def test_a_lock_file_nobody_holds_is_in_nobodys_way(
 def test_a_node_that_says_nothing_is_given_up(
     run: Run, home: Path, node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_client, "SILENCE_SECS", 0.1)
+    monkeypatch.setattr(http_client, "ANSWER_SECS", 0.1)
     with socket.socket(socket.AF_UNIX) as frozen:
         frozen.bind(str(node.config.paths.socket))
         frozen.listen()
@@ -181,8 +184,63 @@ def test_a_command_line_that_makes_no_sense_exits_2(run: Run, served: FakeNode) 
 
 def test_a_config_with_mistakes_names_each_of_them(run: Run, home: Path) -> None:
     (home / "config.toml").write_text("[node]\nnam = 1\n[storage]\nreplication = 99\n")
-    done = run("status")
+    done = run("ls")
     assert done.code == 2
     assert "node.nam" in done.err
     assert "storage.replication" in done.err
     assert os.fspath(home / "config.toml") in done.err
+
+
+@pytest.mark.parametrize("command", ["status", "peers", "stop"])
+def test_a_config_with_mistakes_does_not_hide_the_node_that_runs(
+    run: Run, served: FakeNode, command: str
+) -> None:
+    (served.config.paths.config_file).write_text("this is no TOML")
+    assert run("ls").code == 2
+    assert run(command).code == 0
+    if command == "stop":
+        assert served.stop_requested.is_set()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["put", "--json"], ["--json", "put"], ["put", "/a", "--nonsense", "--json"], ["--json", "no"]],
+)
+def test_a_command_line_that_makes_no_sense_is_told_as_json_when_asked(
+    run: Run, served: FakeNode, arguments: list[str]
+) -> None:
+    done = run(*arguments)
+    assert done.code == 2
+    told = json.loads(done.out)["error"]
+    assert (told["code"], told["exit_code"]) == ("usage", 2)
+    assert "--help" in told["hint"]
+    assert told["message"] in done.err
+
+
+def test_what_only_concerns_http_is_left_out_of_json_errors(run: Run, served: FakeNode) -> None:
+    assert "http_status" not in run("--json", "stat", str(LINK)).out
+    removed = run("--json", "rm", str(LINK), str(OTHER_LINK)).out
+    assert json.loads(removed)["links"][1]["error"]["code"] == "not_found"
+    assert "http_status" not in removed
+
+
+def test_no_certificates_are_loaded_to_talk_to_a_socket(
+    run: Run, served: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("certificates")
+
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", refuse)
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", refuse)
+    assert run("status").code == 0
+
+
+def test_every_command_has_a_line_of_its_own_in_the_help(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for group, commands in (([], cli.commands), (["config"], config.commands)):
+        shown = run(*group, "--help").out
+        assert "..." not in shown.partition("Commands:")[2]
+        assert max(len(line) for line in shown.splitlines()) <= 80
+        assert len(shown.partition("Commands:\n")[2].splitlines()) == len(commands)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from meshnode.cli import text
+from meshnode.cli.content_commands import _removal
 from meshnode.node.content import Entry
 
 from tests.unit.api.fake_node import (
@@ -74,7 +75,7 @@ def test_rm_tells_of_each_link_and_exits_with_the_error(run: Run, served: FakeNo
     done = run("rm", str(LINK), str(OTHER_LINK))
     assert done.code == 4
     assert LINK.cid in done.out
-    assert "removed here 1" in done.out
+    assert "1 chunk (99 B) gone from this node" in done.out
     assert OTHER_LINK.cid in done.err
     assert "not put on this node" in done.err
 
@@ -118,3 +119,31 @@ def test_sizes_have_the_largest_fitting_unit(nbytes: int | None, shown: str) -> 
 )  # fmt: skip
 def test_only_printable_text_is_shown(raw: str, shown: str) -> None:
     assert text.visible(raw) == shown
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (
+            {"chunks": 12, "removed_here": 12, "removed_bytes": 11_000_000, "deferred": False,
+             "released": {"a": 12, "b": 3}, "unreachable": ["c"]},
+            "12 chunks (11.0 MB) gone from this node, released on 2 peers; 1 peer could not be "
+            "reached and is told when it is back",
+        ),
+        (
+            {"chunks": 1, "removed_here": 0, "removed_bytes": 0, "released": {},
+             "unreachable": ["c", "d"], "deferred": False},
+            "0 chunks (0 B) gone from this node; 2 peers could not be reached and are told when "
+            "they are back",
+        ),
+        (
+            {"chunks": 12, "removed_here": 0, "removed_bytes": 0, "released": {},
+             "unreachable": [], "deferred": True},
+            "12 chunks; what nothing else needs goes when the put that is running has ended",
+        ),
+    ],
+)  # fmt: skip
+def test_rm_tells_in_words_what_became_of_the_chunks(
+    outcome: dict[str, object], words: str
+) -> None:
+    assert _removal(outcome) == words

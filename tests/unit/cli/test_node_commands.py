@@ -10,8 +10,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from meshnode.cli import daemon, http_client, node_commands
 
 from tests.unit.api.fake_node import PEER, FakeNode
 from tests.unit.cli.conftest import Run
@@ -172,3 +174,118 @@ def test_a_detached_node_that_dies_shows_its_last_words(run: Run, home: Path) ->
     assert "exit code 1" in done.err
     assert "identity.pem" in done.err
     assert str(home / "node.log") in done.err
+
+
+def test_a_node_that_is_stopped_is_named_and_can_still_be_ended(
+    run: Run, node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_client, "ANSWER_SECS", 0.2)
+    with service(node, "") as process:
+        read_until(process, "ready")
+        process.send_signal(signal.SIGSTOP)
+        for command in ("status", "peers"):
+            done = run(command)
+            assert done.code == 6
+            assert f"(process {process.pid}) has not answered" in done.err
+            assert "meshnode stop" in done.err
+        done = run("stop")
+        assert done.code == 0
+        assert f"(process {process.pid}) does not answer: sending SIGTERM" in done.err
+        # It was let go on to end in order.
+        assert process.wait(30) == 0
+
+
+def test_stop_says_that_it_waits_and_ends_what_hangs(
+    run: Run, node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "ASK_SECS", 0.1)
+    with service(node, "slow stop") as process:
+        read_until(process, "ready")
+        done = run("stop")
+        assert done.code == 0
+        assert "has not ended yet: sending SIGTERM" in done.err
+        assert process.wait(30) < 0
+
+
+def test_a_failed_start_shows_nothing_of_earlier_runs(run: Run, home: Path) -> None:
+    run("init")
+    (home / "node.log").write_text("error: the failure of yesterday\n")
+    (home / "identity.pem").write_text("not a key")
+    done = run("start", "--detach")
+    assert done.code == 1
+    assert "identity.pem" in done.err
+    assert "yesterday" not in done.err
+
+
+def test_the_last_words_are_the_error_where_there_is_one(tmp_path: Path) -> None:
+    log = tmp_path / "node.log"
+    chatter = '{"level": "info", "event": "up"}\n2026 [info     ] up\n'
+    log.write_text("old\n" + chatter + "{}\nerror: no\nnext: do\n")
+    assert daemon._last_lines(log, 4) == "  {}\n  error: no\n  next: do"
+    log.write_text(chatter)
+    assert "up" in daemon._last_lines(log, 0)
+
+
+def test_a_log_that_cannot_be_opened_has_a_next_step(run: Run, home: Path) -> None:
+    run("init")
+    (home / "node.log").mkdir()
+    done = run("start", "--detach")
+    assert done.code == 1
+    assert "node.log cannot be opened" in done.err
+    assert "next: " in done.err
+
+
+def started(home: Path, **facts: object) -> dict[str, object]:
+    return {"pid": 1, "addresses": [], "connected_peers": 0, "known_peers": 0, **facts}
+
+
+def test_a_start_that_reaches_nobody_it_was_invited_by_says_so(
+    run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tmp_path / "first"
+    run("--home", first, "init")
+    run("--home", first, "config", "set", "network.announce",
+        '["/ip4/192.0.2.1/tcp/1", "/ip4/192.0.2.2/tcp/1"]')  # fmt: skip
+    run("join", run("--home", first, "-q", "invite").out.strip())
+    facts = started(home)
+    monkeypatch.setattr(node_commands, "start_detached", lambda *_: facts)
+    done = run("start", "--detach")
+    assert done.code == 0
+    assert "none of the 2 addresses of the invitation answers" in done.err
+    for word in ("meshnode invite", "meshnode join", "network.bootstrap"):
+        assert word in done.err
+    facts["connected_peers"] = 1
+    assert run("start", "--detach").err == ""
+
+
+def test_a_first_node_is_alone_without_a_warning(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("init")
+    monkeypatch.setattr(node_commands, "start_detached", lambda *_: started(home))
+    assert run("start", "--detach").err == ""
+
+
+def test_a_store_that_was_rebuilt_is_told_at_the_start_and_by_status(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("init")
+    facts = started(home, store_rebuilt=True)
+    monkeypatch.setattr(node_commands, "start_detached", lambda *_: facts)
+    assert "warning: the store's index was damaged" in run("start", "--detach").err
+    asked = SimpleNamespace(call=lambda *_: facts)
+    monkeypatch.setattr(node_commands, "connect_running", lambda _: asked)
+    assert "warning: the store's index was damaged" in run("status").err
+    facts["store_rebuilt"] = False
+    assert run("status").err == ""
+
+
+def test_joining_again_while_the_node_runs_asks_for_a_restart(
+    run: Run, served: FakeNode, tmp_path: Path
+) -> None:
+    first = tmp_path / "first"
+    run("--home", first, "init")
+    run("--home", first, "config", "set", "network.announce", '["/ip4/192.0.2.1/tcp/1"]')
+    token = run("--home", first, "-q", "invite").out.strip()
+    assert "meshnode stop && meshnode start --detach" in run("join", token).err
+    assert json.loads(run("--json", "join", token).out)["restart_needed"] is True

@@ -113,6 +113,8 @@ async def open_fake(config, *, serve_peers):
     async with trio.open_nursery() as nursery:
         async def tell():
             await node.entered.wait()
+            while sys.argv[1] == "-" and not node.received:
+                await trio.sleep(0.01)
             print("working", file=sys.stderr, flush=True)
         nursery.start_soon(tell)
         try:
@@ -123,7 +125,7 @@ async def open_fake(config, *, serve_peers):
 
 # In place of the module: loading the network library takes seconds.
 sys.modules["meshnode.node.node"] = types.SimpleNamespace(open_node=open_fake)
-sys.exit(main(["-q", "put", "/a"]))
+sys.exit(main(["-q", "put", sys.argv[1]]))
 """
 
 
@@ -131,7 +133,7 @@ sys.exit(main(["-q", "put", "/a"]))
 def test_a_signal_closes_an_embedded_node_cleanly(node: FakeNode, number: signal.Signals) -> None:
     node.config.paths.mesh_file.touch()
     process = subprocess.Popen(
-        [sys.executable, "-c", EMBEDDED], stdout=-1, stderr=-1, cwd=Path(__file__).parents[3]
+        [sys.executable, "-c", EMBEDDED, "/a"], stdout=-1, stderr=-1, cwd=Path(__file__).parents[3]
     )
     assert process.stderr is not None
     assert process.stderr.readline() == b"working\n"
@@ -139,6 +141,26 @@ def test_a_signal_closes_an_embedded_node_cleanly(node: FakeNode, number: signal
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, b"")
     assert err == b"closed True\ninterrupted\n"
+
+
+def test_a_signal_ends_a_put_that_waits_for_its_standard_input(node: FakeNode) -> None:
+    node.config.paths.mesh_file.touch()
+    process = subprocess.Popen(
+        [sys.executable, "-c", EMBEDDED, "-"],
+        stdin=-1,
+        stdout=-1,
+        stderr=-1,
+        cwd=Path(__file__).parents[3],
+    )
+    assert process.stdin is not None
+    assert process.stderr is not None
+    process.stdin.write(b"x")
+    process.stdin.flush()
+    assert process.stderr.readline() == b"working\n"
+    process.send_signal(signal.SIGINT)
+    # Standard input stays open: somebody is still going to write to it.
+    assert process.wait(30) == 130
+    assert process.stderr.read() == b"closed False\ninterrupted\n"
 
 
 def test_a_reader_that_has_enough_ends_cat_quietly(served: FakeNode) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from meshnode.cli.transfer_report import _source_lines
 from meshnode.errors import NotFoundError
 from meshnode.node.content import Link
 from meshnode.node.transfer import Failure, GetOptions, Progress, PutOptions, Started
 
-from tests.unit.api.fake_node import LINK, PEER, FakeNode
+from tests.unit.api.fake_node import LINK, PEER, FakeNode, file_entry, folder_manifest
 from tests.unit.cli.conftest import Run
 
 
@@ -21,7 +24,12 @@ class Stdin:
     """Standard input that is not a terminal."""
 
     def __init__(self, data: bytes) -> None:
-        self.buffer = io.BytesIO(data)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed with its last reference
+        self._file.write(data)
+        self._file.seek(0)
+
+    def fileno(self) -> int:
+        return self._file.fileno()
 
     def isatty(self) -> bool:
         return False
@@ -188,3 +196,80 @@ def test_an_embedded_nodes_error_keeps_its_exit_code(run: Run, embedded: FakeNod
     done = run("-q", "get", str(LINK), "-o", "/x")
     assert done.code == 4
     assert done.err == "error: Nobody has it.\nnext: Try later.\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["put", ""],
+        ["put", "/a", ""],
+        ["put", "-", "--name", ""],
+        ["get", str(LINK), "-o", ""],
+        ["get", str(LINK), "-p", ""],
+        ["get", str(LINK), "-p", "a/../../b"],
+        ["get", ""],
+        ["cat", " "],
+        ["cat", str(LINK), "../x"],
+        ["ls", ""],
+        ["ls", str(LINK), ".."],
+        ["stat", "x" * 5000],
+        ["rm", str(LINK), ""],
+        ["--home", "", "ls"],
+    ],
+)
+def test_empty_and_impossible_arguments_are_refused_in_words_of_the_command_line(
+    run: Run, served: FakeNode, arguments: list[str]
+) -> None:
+    done = run(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: ")
+    assert "\nnext: " in done.err
+    assert "field" not in done.err
+    assert served.calls == []
+
+
+def test_put_of_a_closed_standard_input_says_so(
+    run: Run, served: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    done = run("put", "-")
+    assert done.code == 1
+    assert "no standard input" in done.err
+    assert "next: " in done.err
+
+
+@pytest.mark.parametrize("command", [["cat"], ["get", "-o", "-"]])
+def test_bytes_of_a_folder_are_a_matter_of_usage(
+    run: Run, served: FakeNode, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    @asynccontextmanager
+    async def refuse(*_: object) -> AsyncIterator[AsyncIterator[bytes]]:
+        raise NotFoundError("The link is a folder.")
+        yield
+
+    monkeypatch.setattr(served, "stream", refuse)
+    served.found = folder_manifest(file_entry(b"in/a"))
+    done = run(*command, str(LINK))
+    assert (done.code, done.out) == (2, "")
+    assert "meshnode get" in done.err
+    assert run("cat", str(LINK), "in").code == 2
+    assert run("cat", str(LINK), "none").code == 4
+    served.found = None
+    assert run("cat", str(LINK)).code == 4
+
+
+def test_peers_are_named_where_the_name_is_that_of_one() -> None:
+    source: dict[str, object] = {
+        "name": "a",
+        "peers": [str(PEER), "twin-00000001", "other-12345678"],
+    }
+    names = {str(PEER): "cel\x1blar", "twin-00000001": "twin", "twin-2": "twin"}
+    lines = "\n".join(_source_lines(source, names))
+    assert "here and on cel\\x1blar, twin (00000001), 12345678;" in lines
+
+
+def test_zones_are_told_only_where_there_are_several() -> None:
+    source: dict[str, object] = {"survives_nodes": 1, "survives_zones": 0, "zones": ["attic"]}
+    assert _source_lines(source, {})[-1] == "  survives the loss of 1 node"
+    source["zones"] = ["attic", "cellar"]
+    assert _source_lines(source, {})[-1] == "  survives the loss of 1 node or 0 zones"
