@@ -44,6 +44,7 @@ class Staging:
         self._path = os.fsencode(_sibling(target, "part"))
         self._frontiers: dict[int, Frontier] = {}
         self._lock = threading.Lock()
+        self._root_mode = 0o700
 
     def prepare(self) -> None:
         """Make the folders, reserve the space of large files, make the empty ones.
@@ -55,7 +56,9 @@ class Staging:
         with self._explained():
             self._check_room()
             if self._plan.is_tree:
-                os.mkdir(self._path, 0o700)
+                os.mkdir(self._path)
+                self._root_mode = stat.S_IMODE(os.lstat(self._path).st_mode)
+                os.chmod(self._path, 0o700)  # nobody looks into what is half there
                 self._make_folders()
             for index, file in enumerate(self._plan.files):
                 if file.pieces == 0:
@@ -85,6 +88,9 @@ class Staging:
                 path = self._at(folder.path)
                 os.chmod(path, folder.mode & 0o777)
                 os.utime(path, ns=(folder.mtime_ns, folder.mtime_ns))
+            if self._plan.is_tree:
+                # The manifest has no mode for the folder that was put: what mkdir would give.
+                os.chmod(self._path, self._root_mode)
 
     def flush(self) -> None:
         """With `durable`, have what is written so far on the disk.

@@ -57,7 +57,12 @@ class SourcePut:
         if isinstance(self._source, StreamSource):
             manifest, ingested = await self._stream(self._source)
         else:
-            found = await self._in_thread(partial(look_at, self._source))
+            paths = self._ctx.config.paths
+            own = (paths.home, paths.data_dir)
+            found = await self._in_thread(partial(look_at, self._source, own))
+            for left_out in found.left_out:
+                shown = left_out.decode("utf-8", "backslashreplace")
+                self._warnings.append(f"{shown} was left out: it is this node's own folder.")
             self._kind = "folder" if found.is_tree else "file"
             self.meter.tell(Started(os.fsdecode(found.name), found.total_bytes, len(found.files)))
             manifest, ingested = await self._files(found)

@@ -7,10 +7,11 @@ in worker threads.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,18 +74,25 @@ class Found:
     files: list[FoundFile] = field(default_factory=list)
     nodes: list[FoundNode] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    left_out: list[bytes] = field(default_factory=list)
+    """Folders not descended into, because the caller said so."""
 
     @property
     def total_bytes(self) -> int:
         return sum(file.size for file in self.files)
 
 
-def look_at(path: Path) -> Found:
+def look_at(path: Path, leave_out: Collection[Path] = ()) -> Found:
     """What is at `path`: one file, or everything in a folder.
+
+    Args:
+        leave_out: folders that are never put, wherever they turn up; those that do not exist
+            leave nothing out.
 
     Raises:
         InputError: there is nothing to put: missing, unreadable, a loop of links, a device.
     """
+    forbidden = _identities(leave_out)
     raw = os.fsencode(path)
     try:
         info = os.stat(raw)
@@ -98,15 +106,29 @@ def look_at(path: Path) -> Found:
             f"{path} is a {kind_name(info.st_mode)}; only files and folders can be put.",
             hint="To put what comes out of it, pipe it: `... | meshnode put -`.",
         )
+    if (info.st_dev, info.st_ino) in forbidden:
+        raise InputError(
+            f"{path} is this node's own folder; it holds the secret of the mesh and is never put.",
+            hint="Copy what you want to keep of it to another folder first.",
+        )
     found = Found(name, True)
     try:
-        _walk(raw, found)
+        _walk(raw, found, forbidden)
     except OSError as error:
         raise InputError(_why_not(path, error), hint=_hint(error)) from error
     return found
 
 
-def _walk(root: bytes, found: Found) -> None:
+def _identities(folders: Collection[Path]) -> frozenset[tuple[int, int]]:
+    found = set()
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            info = os.stat(folder)
+            found.add((info.st_dev, info.st_ino))
+    return frozenset(found)
+
+
+def _walk(root: bytes, found: Found, forbidden: Collection[tuple[int, int]]) -> None:
     """Everything below `root`. An explicit stack: folders nest deeper than Python's own."""
     stack: list[bytes] = [b""]
     while stack:
@@ -121,14 +143,20 @@ def _walk(root: bytes, found: Found) -> None:
         for entry in entries:
             relative = folder + b"/" + entry.name if folder else entry.name
             try:
-                if _note(entry, relative, found):
-                    stack.append(relative)
+                if not _note(entry, relative, found, forbidden):
+                    continue
+                stack.append(relative)
             except OSError as error:
                 found.failures.append(Failure(relative, strerror(error)))
     found.files.sort(key=lambda file: file.path)
 
 
-def _note(entry: os.DirEntry[bytes], relative: bytes, found: Found) -> bool:
+def _note(
+    entry: os.DirEntry[bytes],
+    relative: bytes,
+    found: Found,
+    forbidden: Collection[tuple[int, int]],
+) -> bool:
     """Record one entry; True for a folder to descend into."""
     info = entry.stat(follow_symlinks=False)
     mode, mtime_ns = stat.S_IMODE(info.st_mode), info.st_mtime_ns
@@ -139,6 +167,8 @@ def _note(entry: os.DirEntry[bytes], relative: bytes, found: Found) -> bool:
     elif stat.S_ISLNK(info.st_mode):
         target = os.readlink(entry.path)
         found.nodes.append(FoundNode(relative, mode, mtime_ns, target))
+    elif (info.st_dev, info.st_ino) in forbidden:
+        found.left_out.append(relative)
     elif stat.S_ISDIR(info.st_mode):
         found.nodes.append(FoundNode(relative, mode, mtime_ns, None))
         return True

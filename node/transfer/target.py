@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from ...errors import DestinationError
+from .source import strerror
 
 MAX_NAME_BYTES = 255
 
@@ -17,14 +18,26 @@ def choose_target(destination: Path, name: bytes, *, is_tree: bool, force: bool)
 
     Raises:
         DestinationError: it exists and `force` is not given, or cannot be replaced by this kind
-            of thing, or is a device, pipe or socket, or the folder it should go into is missing.
+            of thing, or is a device, pipe or socket, or the folder it should go into is missing
+            or may not be entered.
     """
+    try:
+        return _choose(destination, name, is_tree=is_tree, force=force)
+    except OSError as error:
+        raise DestinationError(
+            f"{destination} cannot be written: {strerror(error)}.",
+            hint="Check its permissions, or choose another place with -o.",
+        ) from error
+
+
+def _choose(destination: Path, name: bytes, *, is_tree: bool, force: bool) -> Path:
     target = destination
     if destination.is_dir():
         target = destination / os.fsdecode(_safe_name(name))
     if not target.parent.is_dir():
+        what = "is not a folder" if target.parent.exists() else "does not exist"
         raise DestinationError(
-            f"{target.parent} is not a folder, so nothing can be written there.",
+            f"{target.parent} {what}, so nothing can be written there.",
             hint="Create it first, or choose another place with -o.",
         )
     if not os.path.lexists(target):

@@ -179,3 +179,25 @@ def test_what_is_no_file_or_folder_is_not_replaced_even_with_force(
 def test_a_device_is_not_replaced_even_with_force() -> None:
     with pytest.raises(DestinationError, match="never replaced"):
         choose_target(Path("/dev/null"), b"x", is_tree=False, force=True)
+
+
+def test_a_folder_ends_with_the_mode_a_new_folder_has(tmp_path: Path) -> None:
+    (tmp_path / "ordinary").mkdir()
+    staging = Staging(_tree(1), tmp_path / "out", force=False, durable=False)
+    staging.prepare()
+    (part,) = (path for path in tmp_path.iterdir() if path.name != "ordinary")
+    assert part.stat().st_mode & 0o077 == 0
+    staging.finish()
+    staging.commit()
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_a_folder_that_may_not_be_entered_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", deny)
+    with pytest.raises(DestinationError, match="permission denied"):
+        choose_target(tmp_path / "x", b"name", is_tree=False, force=False)

@@ -94,3 +94,16 @@ def test_a_folder_deeper_than_pythons_stack_is_walked(tmp_path: Path) -> None:
     finally:
         for folder in reversed(made):
             os.rmdir(folder)
+
+
+def test_the_nodes_own_folder_is_left_out_wherever_it_turns_up(tmp_path: Path) -> None:
+    home = tmp_path / "deep" / "home"
+    home.mkdir(parents=True)
+    (home / "mesh.json").write_text("secret")
+    (tmp_path / "deep" / "other").write_text("mine")
+    (tmp_path / "alias").symlink_to(home)
+    found = look_at(tmp_path, [tmp_path / "alias", tmp_path / "not there"])
+    assert [file.path for file in found.files] == [b"deep/other"]
+    assert found.left_out == [b"deep/home"]
+    with pytest.raises(InputError, match="secret"):
+        look_at(home, [home])
