@@ -188,7 +188,11 @@ def _warn_if_alone(status: JsonObject, config: Config) -> None:
         return
     from ..node.identity import Mesh  # only where it is needed
 
-    invited, configured = Mesh.load(config.paths.mesh_file).bootstrap, config.network.bootstrap
+    try:
+        invited = Mesh.load(config.paths.mesh_file).bootstrap
+    except MeshError:
+        return  # the node that runs has read it; a warning must not end that node
+    configured = config.network.bootstrap
     if invited or configured:
         count = len({*invited, *configured})
         where = " and of ".join(
@@ -196,9 +200,13 @@ def _warn_if_alone(status: JsonObject, config: Config) -> None:
             for name, found in (("the invitation", invited), ("network.bootstrap", configured))
             if found
         )
+        nobody = (
+            f"none of the {count} addresses of {where} answers"
+            if count > 1
+            else f"the only address of {where} does not answer"
+        )
         click.echo(
-            f"warning: none of the {text.count(count, 'address', 'addresses')} of {where} answers; "
-            "this node is alone and goes on trying.\n"
+            f"warning: {nobody}; this node is alone and goes on trying.\n"
             "next: on a node that runs, `meshnode invite`; here, `meshnode join` with the new "
             "token and a restart, or `meshnode config set network.bootstrap '[\"ADDRESS\"]'`",
             err=True,

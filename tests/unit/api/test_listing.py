@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from meshnode.errors import NotFoundError
-from meshnode.node.api.listing import describe_manifest, list_manifest
+from meshnode.node.api.listing import describe_manifest, is_folder, list_manifest
 from meshnode.node.content import DirectoryManifest, Entry, FileManifest
 
 from tests.unit.api.fake_node import HOSTILE_NAME, file_entry, folder_manifest
@@ -81,3 +81,9 @@ def test_totals_of_a_file_and_of_a_folder() -> None:
     assert describe_manifest(FILE)["size"] == 7
     told = describe_manifest(TREE)
     assert (told["size"], told["files"], told["folders"], told["symlinks"]) == (1111, 4, 1, 1)
+
+
+def test_a_folder_is_one_also_when_only_something_below_it_is_listed() -> None:
+    folder = folder_manifest(file_entry(b"in/a"), Entry(b"empty", "dir", 0o755, 0))
+    assert [is_folder(folder, path) for path in (None, b"in", b"empty")] == [True] * 3
+    assert [is_folder(folder, path) for path in (b"in/a", b"i", b"none")] == [False] * 3
