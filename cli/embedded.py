@@ -13,6 +13,7 @@ from typing import TypeVar
 import trio
 
 from ..config import Config
+from ..node.allocator import use_few_arenas
 from ..node.api import operations
 from ..node.api.error_json import as_mesh_error
 from ..node.api.face import NodeFace
@@ -73,6 +74,7 @@ class EmbeddedClient:
         return self._run(copy)
 
     def _run(self, work: Callable[[NodeFace], Awaitable[T]]) -> T:
+        use_few_arenas()
         set_up_logging(level=self._level, format=self._config.log.format)
         try:
             found: list[T] = trio.run(self._main, work)

@@ -11,6 +11,7 @@ import structlog
 import trio
 
 from ...config import Config
+from ..allocator import use_few_arenas
 from ..logging_setup import set_up_logging
 from ..node import open_node
 from .error_json import as_mesh_error
@@ -35,6 +36,7 @@ def run_service(config: Config, on_ready: OnReady) -> None:
     Raises:
         MeshError: the node cannot start.
     """
+    use_few_arenas()
     set_up_logging(level=config.log.level, format=config.log.format)
     try:
         trio.run(_run, config, on_ready)

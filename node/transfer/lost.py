@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from ...dht.peer_id import PeerId
 from ...errors import NotFoundError, TransferError
 from ..content import ChunkRef, encode_cid
 
-_SHOWN_CHUNKS = 3
+_SHOWN_CHUNKS = 2
 _SHOWN_PEERS = 8
 
 
@@ -47,10 +48,13 @@ def could_not_fetch(
         untried: of these, never begun because the get was lost already.
         peers_asked: how many were asked what they hold.
     """
-    shown = "; ".join(_story(chunk, peers_asked) for chunk in lost[:_SHOWN_CHUNKS])
-    more = f"; and {len(lost) - _SHOWN_CHUNKS} more" if len(lost) > _SHOWN_CHUNKS else ""
+    named = ", ".join(encode_cid(chunk.ref.digest) for chunk in lost[:_SHOWN_CHUNKS])
+    more = f" and {len(lost) - _SHOWN_CHUNKS} more" if len(lost) > _SHOWN_CHUNKS else ""
     left = f" {untried} further chunks were not tried." if untried else ""
-    message = f"{len(lost)} of {total} chunks could not be fetched: {shown}{more}.{left}"
+    message = (
+        f"{len(lost)} of {total} chunks could not be fetched ({named}{more})."
+        f" {_answers(lost, peers_asked)}{left}"
+    )
     if peers_asked and all(chunk.absent for chunk in lost):
         return NotFoundError(
             message,
@@ -62,10 +66,19 @@ def could_not_fetch(
     )
 
 
-def _story(chunk: LostChunk, peers_asked: int) -> str:
-    cid = encode_cid(chunk.ref.digest)
-    if not chunk.answers:
-        why = f"none of {peers_asked} peers asked has it" if peers_asked else "no peer is reachable"
-        return f"{cid} ({why})"
-    first = list(chunk.answers.items())[:_SHOWN_PEERS]
-    return f"{cid} ({', '.join(f'{peer.short}: {answer.reason}' for peer, answer in first)})"
+def _answers(lost: Sequence[LostChunk], peers_asked: int) -> str:
+    """What each peer answered in the end, the same answers of a peer counted together."""
+    counts = Counter(
+        (peer, answer.reason.rstrip("."))
+        for chunk in lost
+        for peer, answer in chunk.answers.items()
+    )
+    if not counts:
+        return (
+            f"None of {peers_asked} peers asked has them." if peers_asked else "No peer is there."
+        )
+    told = [
+        f"{peer.short}: {reason}" + (f" ({count} chunks)" if count > 1 else "")
+        for (peer, reason), count in counts.most_common(_SHOWN_PEERS)
+    ]
+    return "; ".join(told) + "."

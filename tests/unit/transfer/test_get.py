@@ -387,7 +387,7 @@ async def test_a_missing_parent_folder_is_named(
     mesh, make_file, tmp_path, autojump_clock: MockClock
 ) -> None:
     link = await _put(mesh, make_file(10))
-    with pytest.raises(DestinationError, match="nowhere is not a folder"):
+    with pytest.raises(DestinationError, match="nowhere does not exist"):
         await mesh.getter().get(link, tmp_path / "nowhere" / "out")
 
 
