@@ -7,6 +7,7 @@ cancelled write cuts no frame. Reading is one task, one buffer, and never waits 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
@@ -23,13 +24,15 @@ from .yamux import (
     StreamChanged,
     StreamOpened,
     YamuxCore,
-    YamuxLimits,
 )
 from .yamux_frames import GO_AWAY_NORMAL, GO_AWAY_PROTOCOL_ERROR, YamuxError
+from .yamux_limits import YamuxLimits
 
 _RECEIVE_BUFFER: Final = 256 * 1024
 _BATCH: Final = 512 * 1024
 """Plaintext sealed at a time: what waits encrypted, and delays control frames, is about this."""
+_MAX_STARVED: Final = 3
+"""Stall deadlines in a row, without any credit in between, that a connection survives."""
 _ROUNDS: Final = 4
 """Batches one caller sends before other tasks get their turn."""
 
@@ -94,6 +97,9 @@ class NativeConnection:
         self._work = trio.Event()
         self._acceptable = trio.Event()
         self._scope = trio.CancelScope()
+        self._starved = 0
+        self._starved_at = -math.inf
+        self._credit_then = 0
 
     @property
     def last_received(self) -> float:
@@ -173,6 +179,24 @@ class NativeConnection:
         self._core.ping()
         self.flush()
 
+    def starved(self) -> None:
+        """A writer has waited for credit through a whole stall deadline.
+
+        Counted once a deadline however many wait; a peer that gives no credit on any stream through
+        several of them reads nothing, and is let go.
+        """
+        now = trio.current_time()
+        if self._core.credit_received != self._credit_then:
+            self._credit_then = self._core.credit_received
+            self._starved = 0
+        elif now - self._starved_at < self.stall_timeout:
+            return
+        self._starved_at = now
+        self._starved += 1
+        self._violated("no_credit")
+        if self._starved > _MAX_STARVED:
+            self._break(YamuxError("window_shut", "It gives no credit on any stream."))
+
     # --- the end ------------------------------------------------------------------------------
 
     def close(self, why: str, code: int = GO_AWAY_NORMAL) -> None:
@@ -202,7 +226,10 @@ class NativeConnection:
 
     def _break(self, error: YamuxError) -> None:
         self._violated(error.reason)
-        self.close(f"the peer broke the protocol: {error.message}", GO_AWAY_PROTOCOL_ERROR)
+        self.close(
+            f"the peer broke the protocol: {error.message.removesuffix('.')}",
+            GO_AWAY_PROTOCOL_ERROR,
+        )
 
     # --- writing ------------------------------------------------------------------------------
 

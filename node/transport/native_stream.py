@@ -90,6 +90,8 @@ class NativeStream:
         finally:
             state.abandon_write()
             self._writing = False
+            if self._connection.owes_frames:  # the end, when it was closed meanwhile
+                self._connection.flush()
             self._turns.unpark()
         if state.failure is not None:
             raise PeerError(state.failure)
@@ -105,6 +107,7 @@ class NativeStream:
         with trio.move_on_after(self._connection.stall_timeout) as scope:
             await self._writers.park()
         if scope.cancelled_caught and starved and not state.send_window:
+            self._connection.starved()
             raise PeerError("the peer gave its window no credit in time")
 
     def close(self) -> None:

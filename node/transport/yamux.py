@@ -34,6 +34,7 @@ from .yamux_frames import (
     frame,
 )
 from .yamux_ids import PeerIds
+from .yamux_limits import YamuxLimits
 from .yamux_stream import YamuxStream
 
 PROTOCOL: Final = "/yamux/1.0.0"
@@ -42,30 +43,6 @@ _MAX_STREAM_ID: Final = (1 << 32) - 1
 _MAX_RESET: Final = 4096
 _GROW_WITHIN: Final = 4
 """Round trips in which half a window must be read for it to double (as go-yamux does)."""
-
-
-@dataclass(frozen=True, slots=True)
-class YamuxLimits:
-    """Bounds of one connection; sizes in bytes.
-
-    What a peer can make us hold: `max_inbound` and our own streams at 256 KiB each, which the
-    specification grants unasked, and `budget` on top; twice that, because a piece of a decrypted
-    frame may keep all of it.
-    """
-
-    max_inbound: int = 256
-    """Streams of the peer that live at once; further ones are reset."""
-    accept_backlog: int = 256
-    """Streams of the peer that nobody has accepted yet; further ones are reset."""
-    max_refused: int = 1024
-    """Streams refused in a row after which the peer is taken for hostile."""
-    max_control: int = 4096
-    """Control frames waiting to be sent, beyond which the peer is taken for hostile."""
-    window: int = 8 << 20
-    """Receive window announced at the start of a stream, as far as the budget goes."""
-    max_window: int = 16 << 20
-    budget: int = 64 << 20
-    """Credit beyond the first 256 KiB, over all streams of the connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +86,12 @@ class YamuxCore:
         self, initiator: bool, limits: YamuxLimits, clock: Callable[[], float] = lambda: 0.0
     ) -> None:
         self.refused = 0
-        """Streams of the peer that were reset for want of room."""
+        """Streams of the peer that were reset for want of room, or by itself before anybody saw."""
         self.rtt: float | None = None
         """Shortest round trip of a ping so far, in seconds."""
         self.peer_leaves = False
+        self.credit_received = 0
+        """In bytes, over all streams; grows as long as the peer reads."""
         self._limits = limits
         self._clock = clock
         self._streams: dict[int, YamuxStream] = {}
@@ -169,6 +148,7 @@ class YamuxCore:
         while self._backlog:
             stream = self._backlog.popleft()
             if stream.failure is None:
+                stream.waiting = False
                 self._refused_before, self._refused_in_a_row = self._refused_in_a_row, 0
                 delta = self._announce(stream)
                 self._control.append(frame(WINDOW_UPDATE, ACK, stream.id, delta))
@@ -378,6 +358,7 @@ class YamuxCore:
         self._body_left -= end - start
         stream = self._body_stream
         if stream is not None and stream.failure is None:
+            stream.coming = self._body_left
             stream.received(piece, start, end)
             if stream not in events:
                 events[stream] = StreamChanged(stream)
@@ -409,6 +390,7 @@ class YamuxCore:
                 self._take_data(stream, flags, length)
             else:
                 stream.widen(length)
+                self.credit_received += length
                 self._take_flags(stream, flags)
             if flags & (FIN | RST) or kind == WINDOW_UPDATE:
                 events[stream] = StreamChanged(stream)
@@ -422,6 +404,7 @@ class YamuxCore:
                 f"It sent {length} bytes on a stream with credit for {stream.receive_credit}.",
             )
         stream.receive_credit -= length
+        stream.coming = length
         if length:
             self._body_left, self._body_stream, self._body_flags = length, stream, flags
         else:
@@ -431,6 +414,10 @@ class YamuxCore:
         if flags & RST:
             stream.fail("it was reset by the peer")
             self._forget(stream)
+            if stream.waiting:
+                # Nobody will ever see it: it cost us as much as one refused.
+                stream.discard()
+                self._count_refusal()
         elif flags & FIN:
             stream.fin_received = True
             self._credits.pop(stream, None)
@@ -446,6 +433,7 @@ class YamuxCore:
             self._count_refusal()
             return
         stream = self._add(stream_id, ours=False)
+        stream.waiting = True
         self._backlog.append(stream)
         event = StreamOpened(stream)
         events[event] = event
@@ -491,4 +479,4 @@ class YamuxCore:
         self.refused += 1
         self._refused_in_a_row += 1
         if self._refused_in_a_row > self._limits.max_refused:
-            raise YamuxError("stream_flood", "It keeps opening streams that are refused.")
+            raise YamuxError("stream_flood", "It keeps opening streams that are refused or reset.")

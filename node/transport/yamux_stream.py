@@ -28,6 +28,7 @@ class YamuxStream:
         "_core",
         "_pending",
         "buffered",
+        "coming",
         "extra",
         "failure",
         "fin_due",
@@ -39,6 +40,7 @@ class YamuxStream:
         "queued",
         "receive_credit",
         "send_window",
+        "waiting",
         "window",
     )
 
@@ -56,12 +58,16 @@ class YamuxStream:
         """The part of `window` taken from the connection's budget."""
         self.receive_credit = INITIAL_WINDOW
         """Bytes the peer may still send."""
+        self.coming = 0
+        """Bytes announced by the header of the frame under way, and not received yet."""
         self.send_window = INITIAL_WINDOW
         """Bytes we may still send."""
         self.granted_at = now
         self.failure: str | None = None
         """Why it was reset or lost; None while it lives and after a clean end."""
         self.fin_due = self.fin_sent = self.fin_received = False
+        self.waiting = False
+        """Whether it is the peer's and nobody has accepted it yet."""
         self.queued = False
         """Whether the core has it in line to send."""
 
@@ -82,7 +88,7 @@ class YamuxStream:
     @property
     def owed(self) -> int:
         """Credit that could be given: what was read since the last time."""
-        return self.window - self.receive_credit - self.buffered
+        return self.window - self.receive_credit - self.coming - self.buffered
 
     @property
     def pending(self) -> memoryview | None:

@@ -15,7 +15,7 @@ from meshnode.errors import PeerError
 from meshnode.node.transport.native_connection import NativeConnection
 from meshnode.node.transport.native_socket import NativeSocket
 from meshnode.node.transport.native_stream import NativeStream
-from meshnode.node.transport.yamux import YamuxLimits
+from meshnode.node.transport.yamux_limits import YamuxLimits
 
 PEER = PeerId.from_ed25519(bytes(32))
 MIB = 1 << 20
@@ -212,6 +212,77 @@ async def test_a_peer_that_gives_no_credit_fails_the_writer_alone(
         again, theirs = await both_ends(one, other)
         await again.write(b"alive")
         assert await theirs.read(9) == b"alive"
+
+
+async def test_a_peer_that_never_gives_credit_is_counted_and_let_go(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    near, far = await sockets()
+    reasons: list[str] = []
+    one = native(near, initiator=True, stall=3, reasons=reasons)
+    async with far, trio.open_nursery() as nursery:
+        nursery.start_soon(one.run)
+        nursery.start_soon(drain, far, bytearray())
+        began = trio.current_time()
+        while one.why_closed is None:
+            async with trio.open_nursery() as writers:
+                for _ in range(5):
+                    writers.start_soon(starve, one)
+        assert trio.current_time() - began >= 4 * 3
+    assert reasons == ["no_credit"] * 4 + ["window_shut"]
+    assert one.why_closed is not None
+    assert "no credit on any stream" in one.why_closed
+
+
+async def test_a_peer_that_gives_credit_now_and_then_is_kept(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    near, far = await sockets()
+    reasons: list[str] = []
+    one = native(near, initiator=True, stall=3, reasons=reasons)
+    async with far, trio.open_nursery() as nursery:
+        nursery.start_soon(one.run)
+        nursery.start_soon(drain, far, bytearray())
+        for number in range(6):
+            await starve(one)
+            if number % 2:
+                stream = one.open()
+                await far.send_all(struct.pack(">BBHII", 0, 1, 0, stream.state.id, 1))
+                await trio.testing.wait_all_tasks_blocked()
+        assert one.why_closed is None
+        assert reasons == ["no_credit"] * 6
+        one.close("the test is over")
+
+
+async def drain(far: trio.SocketStream, got: bytearray) -> None:
+    while data := await far.receive_some():
+        got += data
+
+
+async def starve(connection: NativeConnection) -> None:
+    stream = connection.open()
+    with pytest.raises(PeerError, match="no credit"):
+        await stream.write(bytes(300_000))
+
+
+async def test_a_starved_write_given_up_after_the_stream_was_closed_sends_the_end() -> None:
+    near, far = await sockets()
+    one = native(near, initiator=True)
+    end = struct.pack(">BBHII", 0, 1, 4, 1, 0)
+    async with far, trio.open_nursery() as nursery:
+        nursery.start_soon(one.run)
+        got = bytearray()
+        nursery.start_soon(drain, far, got)
+        stream = one.open()
+        async with trio.open_nursery() as writers:
+            writers.start_soon(stream.write, bytes(300_000))
+            await trio.testing.wait_all_tasks_blocked()
+            stream.close()
+            assert not got.endswith(end)
+            writers.cancel_scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert got.endswith(end)
+        one.close("the test is over")
 
 
 async def test_a_lost_connection_fails_everything_that_waits() -> None:

@@ -14,9 +14,9 @@ from meshnode.node.transport.yamux import (
     StreamChanged,
     StreamOpened,
     YamuxCore,
-    YamuxLimits,
 )
 from meshnode.node.transport.yamux_frames import MAX_PAYLOAD, YamuxError
+from meshnode.node.transport.yamux_limits import YamuxLimits
 from meshnode.node.transport.yamux_stream import YamuxStream
 
 DATA, WINDOW, PING, GO_AWAY = range(4)
@@ -330,6 +330,40 @@ def test_a_write_given_up_after_closing_still_sends_the_end() -> None:
     stream.abandon_write()
     assert parsed(outgoing(core)) == [(WINDOW, FIN, 1, 0)]
     assert not core.has_outgoing
+
+
+def test_streams_reset_before_anybody_saw_them_count_towards_a_flood() -> None:
+    core = server()
+    pairs = [frame(WINDOW, SYN, n, 0) + frame(WINDOW, RST, n, 0) for n in (1, 3, 5, 7, 9, 11)]
+    for pair in pairs[:-1]:
+        core.receive(pair)
+        assert core.accept() is None
+    with pytest.raises(YamuxError) as caught:
+        core.receive(pairs[-1])
+    assert caught.value.reason == "stream_flood"
+
+
+def test_a_stream_accepted_ends_the_row_of_streams_reset_unseen() -> None:
+    core = server()
+    for stream_id in range(1, 60, 2):
+        core.receive(frame(WINDOW, SYN, stream_id, 0))
+        if stream_id % 3 == 0:
+            assert core.accept() is not None
+        core.receive(frame(WINDOW, RST, stream_id, 0))
+        core.accept()
+
+
+def test_bytes_announced_and_not_sent_earn_no_credit() -> None:
+    core = server()
+    stream = accepted(core)
+    core.receive(frame(DATA, 0, 1, INITIAL, b"x"))
+    assert stream.read(1) == b"x"
+    assert not core.has_outgoing, "one byte was read, not a window"
+    for half in (bytes(INITIAL // 2), bytes(INITIAL // 2 - 1)):
+        core.receive(half)
+        stream.read(INITIAL)
+    assert sum(length for *_, length in parsed(outgoing(core))) <= INITIAL
+    assert stream.owed + stream.receive_credit == INITIAL
 
 
 def test_ids_may_come_a_little_out_of_order() -> None:

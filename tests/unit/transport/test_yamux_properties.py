@@ -17,8 +17,9 @@ from hypothesis.stateful import (
     rule,
 )
 from meshnode.errors import PeerError
-from meshnode.node.transport.yamux import YamuxCore, YamuxLimits
+from meshnode.node.transport.yamux import YamuxCore
 from meshnode.node.transport.yamux_frames import INITIAL_WINDOW, YamuxError
+from meshnode.node.transport.yamux_limits import YamuxLimits
 from meshnode.node.transport.yamux_stream import YamuxStream
 
 LIMITS = YamuxLimits(window=300_000, budget=500_000, max_inbound=20, accept_backlog=20)
