@@ -54,8 +54,9 @@ class Upgrader:
         try:
             return await self._upgrade(wire, expected)
         except PeerError as error:
-            reason = error.message.removeprefix("failed the handshake (").removesuffix(")")
-            raise PeerError(f"failed the handshake ({reason})") from error
+            if error.message.startswith("failed the handshake ("):
+                raise
+            raise PeerError(f"failed the handshake ({error.message})") from error
 
     async def _upgrade(self, wire: NativeSocket, expected: PeerId | None) -> NativeConnection:
         initiator = expected is not None

@@ -30,7 +30,7 @@ async def propose(stream: BufferedStream, protocol: str) -> None:
         raise _nonsense(stream)
     answer = await _read(stream)
     if answer == _REFUSED:
-        raise PeerError(f"Peer {stream.peer.short} does not speak {protocol}.")
+        raise PeerError(f"{_name(stream)} does not speak {protocol}.")
     if answer != protocol:
         raise _nonsense(stream)
 
@@ -50,7 +50,7 @@ async def answer(stream: BufferedStream, supported: Container[str]) -> str:
             await stream.write(_message(proposal))
             return proposal
         await stream.write(_message(_REFUSED))
-    raise PeerError(f"Peer {stream.peer.short} proposed no protocol that is spoken here.")
+    raise PeerError(f"{_name(stream)} proposed no protocol that is spoken here.")
 
 
 def _message(text: str) -> bytes:
@@ -68,4 +68,9 @@ async def _read(stream: BufferedStream) -> str:
 
 
 def _nonsense(stream: BufferedStream) -> PeerError:
-    return PeerError(f"Peer {stream.peer.short} does not speak multistream-select.")
+    return PeerError(f"{_name(stream)} does not speak multistream-select.")
+
+
+def _name(stream: BufferedStream) -> str:
+    # Whoever dials us has no name until the handshake is over.
+    return f"Peer {stream.peer.short}" if stream.peer else "The peer"

@@ -46,6 +46,13 @@ async def test_the_opener_sends_header_and_proposal_together() -> None:
     assert stream.take_rest() == b"first bytes"
 
 
+async def test_a_peer_that_has_not_proved_who_it_is_is_not_named() -> None:
+    inner = Scripted(b"\x03no\n")
+    inner.peer = PeerId(b"")
+    with pytest.raises(PeerError, match=r"^The peer does not speak multistream-select\.$"):
+        await answer(BufferedStream(inner), ("/test/echo/1",))
+
+
 async def test_the_server_refuses_until_a_proposal_fits() -> None:
     inner = Scripted(HEADER + b"\x0a/test/no/\n" + ECHO + b"first bytes")
     stream = BufferedStream(inner)
