@@ -32,7 +32,8 @@ class HandlerCounts:
     failed: int = 0
     refused: int = 0
     violations: Counter[str] = field(default_factory=Counter)
-    """Connections ended because the peer broke their protocol, by reason."""
+    """What peers did against the protocol, by reason. Each ended a connection, but for "no_credit":
+    a stall deadline in which a peer gave a waiting stream none."""
 
 
 class Libp2pConnection:
@@ -62,6 +63,11 @@ class Libp2pConnection:
         self._theirs: set[Libp2pStream] = set()
         self._serving = 0
         self._lingering: list[tuple[float, Libp2pStream]] = []
+
+    @property
+    def usable(self) -> bool:
+        """Whether it takes new streams; one that does not may still have live ones."""
+        return not (self.closed or self._muxer.leaving or self._muxer.why_closed)
 
     async def run(
         self,
@@ -130,9 +136,6 @@ class Libp2pConnection:
         try:
             return self._muxer.open()
         except PeerError as error:
-            if self._muxer.leaving:
-                # Of no use to anybody here any more: let the host dial again.
-                self.close("the peer went away")
             raise PeerError(
                 f"No stream to peer {self.peer.short} can be opened: {error.message}."
             ) from error

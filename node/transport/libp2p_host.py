@@ -67,7 +67,7 @@ class Libp2pHost:
             nursery,
             self._book,
             self._dial_one,
-            self._connections.__contains__,
+            self._usable,
             limits,
             random.Random(),
         )
@@ -109,7 +109,7 @@ class Libp2pHost:
         await trio.lowlevel.checkpoint()
         if peer == self._peer_id:
             raise PeerError("A node does not dial itself.")
-        if peer not in self._connections:
+        if not self._usable(peer):
             await self._dialler.dial(peer)
 
     async def disconnect(self, peer: PeerId) -> None:
@@ -118,23 +118,30 @@ class Libp2pHost:
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
-        connected_before = peer in self._connections
+        connected_before = self._usable(peer)
         await self.connect(peer)
         connection = self._newest(peer)
         try:
             return await connection.open_stream(protocol)
         except PeerError:
-            if not (connected_before and connection.closed):
+            if not connected_before or connection.usable:
                 raise
-        # It had died unnoticed: the peer may have restarted and be there again.
+        # It had died unnoticed, or its end was on the way: the peer may be there again.
         await self.connect(peer)
         return await self._newest(peer).open_stream(protocol)
 
     def _newest(self, peer: PeerId) -> Libp2pConnection:
-        connections = self._connections.get(peer)
-        if not connections:
-            raise PeerError(f"The connection to peer {peer.short} was lost.")
-        return connections[-1]
+        for connection in reversed(self._connections.get(peer, ())):
+            if connection.usable:
+                return connection
+        raise PeerError(f"The connection to peer {peer.short} was lost.")
+
+    def _usable(self, peer: PeerId) -> bool:
+        """Whether a stream can be opened without dialling.
+
+        Streams on connections the peer is leaving live on, and end them with the last one.
+        """
+        return any(connection.usable for connection in self._connections.get(peer, ()))
 
     async def _dial_one(self, peer: PeerId, address: str) -> None:
         _, _, name, _, port = address.split("/")

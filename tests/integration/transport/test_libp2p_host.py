@@ -320,3 +320,70 @@ async def test_a_peer_that_breaks_the_protocol_is_disconnected_and_counted(hosts
         one._connections[other.peer_id][0]._muxer.flush()
         assert await events.receive() == ConnectionEvent(one.peer_id, connected=False)
     assert other.counts.violations == {"bad_version": 1}
+
+
+@with_hosts
+async def test_a_peer_that_says_goodbye_is_dialled_again_and_its_streams_live_on(
+    hosts: Hosts,
+) -> None:
+    one, other = await hosts.pair()
+    other.set_handler(ECHO, echo)
+    stream = await one.open_stream(other.peer_id, ECHO)
+    await stream.write(b"before")
+    assert await stream.read_some() == b"before"
+    muxer = other._connections[one.peer_id][0]._muxer
+    muxer._core.go_away()
+    muxer.flush()
+    first = one._connections[other.peer_id][0]
+    with trio.fail_after(5):
+        while first.usable:
+            await trio.lowlevel.checkpoint()
+    await assert_echoes(one, other)
+    await stream.write(b"after")
+    assert await stream.read_some() == b"after"
+    assert one._connections[other.peer_id][0] is first
+    await stream.reset()
+    with trio.fail_after(5):
+        while not first.closed:
+            await trio.lowlevel.checkpoint()
+    await assert_echoes(one, other)
+    assert len(one._connections[other.peer_id]) == 1
+
+
+@with_hosts
+async def test_refusing_streams_over_and_over_ends_the_connection(hosts: Hosts) -> None:
+    one, other = await hosts.open(), await hosts.open(HostLimits(max_streams_per_peer=2))
+    one.add_addresses(other.peer_id, other.addresses())
+    other.set_handler(ECHO, echo)
+    for _ in range(2):
+        await one.open_stream(other.peer_id, ECHO)
+    muxer = one._connections[other.peer_id][0]._muxer
+    with trio.fail_after(20):
+        for number in range(1, 1026):
+            # As a hostile peer would, whatever the answers are; each is accepted, then refused.
+            muxer._core.open()
+            muxer.flush()
+            while other.counts.refused < number:
+                await trio.lowlevel.checkpoint()
+        while other.connected_peers():
+            await trio.lowlevel.checkpoint()
+    assert other.counts.violations == {"stream_flood": 1}
+    assert other.counts.refused == 1025
+
+
+@with_hosts
+async def test_why_a_handshake_failed_is_said_as_it_is(hosts: Hosts) -> None:
+    one = await hosts.open()
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    stranger = KeyOnly(bytes(31) + b"\xfe").peer_id
+    one.add_addresses(stranger, [f"/ip4/127.0.0.1/tcp/{listener.socket.getsockname()[1]}"])
+
+    async def answer(stream: trio.SocketStream) -> None:
+        with_reset = (1).to_bytes(4, "little") + bytes(4)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, with_reset)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(trio.serve_listeners, answer, [listener])
+        with pytest.raises(PeerError, match=r"\(the connection was lost \([a-z ]+\)\)"):
+            await one.connect(stranger)
+        nursery.cancel_scope.cancel()
