@@ -69,6 +69,13 @@ class Libp2pConnection:
         """Whether it takes new streams; one that does not may still have live ones."""
         return not (self.closed or self._muxer.leaving or self._muxer.why_closed)
 
+    def distrust(self) -> None:
+        """Keep little memory for the peer until `trust`."""
+        self._muxer.distrust()
+
+    def trust(self) -> None:
+        self._muxer.trust()
+
     async def run(
         self,
         opened: Callable[[Libp2pConnection], None],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import random
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
@@ -59,6 +59,7 @@ class Libp2pHost:
         self._handlers: dict[str, StreamHandler] = {}
         self._connections: dict[PeerId, list[Libp2pConnection]] = {}
         self._connected: frozenset[PeerId] = frozenset()
+        self._trusted: Callable[[PeerId], bool] = lambda peer: True
         self._inbound = 0
         self._handshakes: OrderedDict[int, trio.CancelScope] = OrderedDict()
         self._hub = EventHub()
@@ -102,6 +103,19 @@ class Libp2pHost:
 
     def set_handler(self, protocol: str, handler: StreamHandler) -> None:
         self._handlers[protocol] = handler
+
+    # --- strangers ----------------------------------------------------------------------------
+
+    def bound_strangers(self, trusted: Callable[[PeerId], bool]) -> None:
+        self._trusted = trusted
+        for peer, connections in self._connections.items():
+            for connection in connections:
+                if not trusted(peer):
+                    connection.distrust()
+
+    def trust(self, peer: PeerId) -> None:
+        for connection in self._connections.get(peer, ()):
+            connection.trust()
 
     # --- connections --------------------------------------------------------------------------
 
@@ -175,6 +189,8 @@ class Libp2pHost:
 
     def _opened(self, connection: Libp2pConnection) -> None:
         peer = connection.peer
+        if not self._trusted(peer):
+            connection.distrust()
         if connection.inbound:
             self._inbound += 1
         known = self._connections.setdefault(peer, [])

@@ -33,6 +33,7 @@ from ..identity import (
 from .connection_events import EventHub
 from .dialing import Backoff
 from .owned_nursery import open_owned_nursery
+from .strangers import StrangerBounds
 from .streams import BufferedStream
 
 __all__ = ["GateLimits", "MemberHost", "open_member_host"]
@@ -94,6 +95,9 @@ class MemberHost:
         self._hub = EventHub()
         self._closed = False
         inner.set_handler(PROTOCOL, self._serve_proof)
+        if isinstance(inner, StrangerBounds):
+            # One that was a member may reconnect and upload before we have noticed.
+            inner.bound_strangers(self._met.__contains__)
 
     # --- the face of a host -------------------------------------------------------------------
 
@@ -253,6 +257,8 @@ class MemberHost:
         self._met.move_to_end(peer)
         if len(self._met) > _MAX_REMEMBERED_MEMBERS:
             self._met.popitem(last=False)
+        if isinstance(self._inner, StrangerBounds):
+            self._inner.trust(peer)
         self._no_longer_unproven(peer)
         if peer not in self._inner.connected_peers():
             return

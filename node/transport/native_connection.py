@@ -124,6 +124,13 @@ class NativeConnection:
         """Bytes received and not read."""
         return self._core.buffered
 
+    def distrust(self) -> None:
+        """Keep little memory for the peer until `trust`; see `YamuxLimits.stranger_unread`."""
+        self._core.stranger = True
+
+    def trust(self) -> None:
+        self._core.stranger = False
+
     async def run(self) -> None:
         """Move frames until the connection ends; never raises what the peer caused."""
         with self._scope:

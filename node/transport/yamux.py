@@ -90,6 +90,8 @@ class YamuxCore:
         self.rtt: float | None = None
         """Shortest round trip of a ping so far, in seconds."""
         self.peer_leaves = False
+        self.stranger = False
+        """Whether the peer is not trusted (yet), so that little is kept for it."""
         self.credit_received = 0
         """In bytes, over all streams; grows as long as the peer reads."""
         self._limits = limits
@@ -99,6 +101,7 @@ class YamuxCore:
         self._peer_ids = PeerIds(2 if initiator else 1)
         self._inbound = 0
         self._budget = limits.budget
+        self._unread = 0
         self._backlog: deque[YamuxStream] = deque()
         self._refused_in_a_row = self._refused_before = 0
         self._reset_credit: OrderedDict[int, int] = OrderedDict()
@@ -125,8 +128,8 @@ class YamuxCore:
 
     @property
     def buffered(self) -> int:
-        """Unread bytes of all streams."""
-        return sum(stream.buffered for stream in self._streams.values())
+        """Unread bytes of all streams, also of those that are over."""
+        return self._unread
 
     def open(self) -> YamuxStream:
         """A new stream; usable at once.
@@ -208,6 +211,10 @@ class YamuxCore:
             self._budget += stream.extra
             stream.extra = 0
 
+    def dropped(self, size: int) -> None:
+        """`size` bytes will never be read."""
+        self._unread -= size
+
     def _forget_if_finished(self, stream: YamuxStream) -> None:
         if stream.finished:
             self._forget(stream)
@@ -216,11 +223,15 @@ class YamuxCore:
 
     def _announce(self, stream: YamuxStream) -> int:
         """Widen the receive window of a new stream; returns by how much."""
-        # A quarter of what is left: the first streams get all they want, the last ones some.
-        delta = min(self._limits.window - INITIAL_WINDOW, self._budget // 4)
+        delta = min(self._limits.window - INITIAL_WINDOW, self._share)
         self._widen(stream, max(delta, 0))
         stream.receive_credit += stream.extra
         return stream.extra
+
+    @property
+    def _share(self) -> int:
+        # A quarter of what is left: the first streams get all they want, the last ones some.
+        return 0 if self.stranger else self._budget // 4
 
     def _widen(self, stream: YamuxStream, delta: int) -> None:
         self._budget -= delta
@@ -229,6 +240,7 @@ class YamuxCore:
 
     def consumed(self, stream: YamuxStream, size: int) -> None:
         """`size` bytes of a stream were read: give credit once half of the window is."""
+        self._unread -= size
         if stream.failure is not None:
             self.release(stream)
         elif stream.fin_received:
@@ -240,7 +252,7 @@ class YamuxCore:
         now = self._clock()
         if self.rtt is not None and now - stream.granted_at < _GROW_WITHIN * self.rtt:
             room = self._limits.max_window - stream.window
-            self._widen(stream, max(min(stream.window, room, self._budget // 4), 0))
+            self._widen(stream, max(min(stream.window, room, self._share), 0))
         stream.granted_at = now
         delta = stream.owed
         stream.receive_credit += delta
@@ -360,6 +372,9 @@ class YamuxCore:
         if stream is not None and stream.failure is None:
             stream.coming = self._body_left
             stream.received(piece, start, end)
+            self._unread += end - start
+            if self.stranger and self._unread > self._limits.stranger_unread:
+                raise YamuxError("stranger_flood", "It sends more than a stranger needs to.")
             if stream not in events:
                 events[stream] = StreamChanged(stream)
             if not self._body_left:

@@ -26,5 +26,8 @@ class YamuxLimits:
     window: int = 8 << 20
     """Receive window announced at the start of a stream, as far as the budget goes."""
     max_window: int = 16 << 20
+    stranger_unread: int = 1 << 20
+    """Unread bytes of all streams together, beyond which a peer that is not trusted is taken for
+    hostile; it gets no credit beyond the first 256 KiB of a stream either."""
     budget: int = 64 << 20
     """Credit beyond the first 256 KiB, over all streams of the connection."""

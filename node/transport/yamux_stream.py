@@ -222,5 +222,6 @@ class YamuxStream:
     def discard(self) -> None:
         """Drop what was received and not read."""
         self._chunks.clear()
+        self._core.dropped(self.buffered)
         self.buffered = 0
         self._core.release(self)

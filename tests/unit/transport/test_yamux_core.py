@@ -366,6 +366,44 @@ def test_bytes_announced_and_not_sent_earn_no_credit() -> None:
     assert stream.owed + stream.receive_credit == INITIAL
 
 
+def test_a_stranger_gets_no_wide_window_until_it_is_trusted() -> None:
+    core = server(YamuxLimits())
+    core.stranger = True
+    assert accepted(core).window == INITIAL
+    core.stranger = False
+    assert accepted(core, 3).window == 8 << 20
+
+
+def test_a_stranger_can_make_us_hold_no_more_than_the_bound_over_all_streams() -> None:
+    core = server(YamuxLimits())
+    core.stranger = True
+    streams = [accepted(core, stream_id) for stream_id in (1, 3, 5, 7, 9)]
+    for stream in streams[:4]:
+        core.receive(data(stream.id, bytes(INITIAL)))
+    core.receive(frame(WINDOW, RST, 1, 0))
+    assert core.buffered == 1 << 20, "what came before a reset is still held"
+    assert streams[1].read(1000)
+    core.receive(data(9, bytes(1000)))
+    with pytest.raises(YamuxError) as caught:
+        core.receive(data(9, b"x"))
+    assert caught.value.reason == "stranger_flood"
+
+
+def test_bytes_read_or_dropped_are_no_longer_held() -> None:
+    core = server(YamuxLimits())
+    core.stranger = True
+    for stream_id in range(1, 301, 6):
+        one, other = accepted(core, stream_id), accepted(core, stream_id + 2)
+        core.receive(data(one.id, bytes(INITIAL)) + data(other.id, bytes(INITIAL)))
+        one.read(INITIAL)
+        one.reset()
+        other.reset()
+        outgoing(core)
+        unseen = stream_id + 4
+        core.receive(data(unseen, bytes(INITIAL), flags=SYN) + frame(WINDOW, RST, unseen, 0))
+    assert core.buffered == 0
+
+
 def test_ids_may_come_a_little_out_of_order() -> None:
     core = server()
     assert [accepted(core, stream_id).id for stream_id in (5, 1, 3)] == [5, 1, 3]
