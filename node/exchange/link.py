@@ -19,7 +19,7 @@ from ...dht.host import Buffer, Stream
 from ...dht.peer_id import PeerId
 from ...errors import DeadlineError, FormatError, MeshError, PeerError
 from ..transport.streams import BufferedStream
-from .messages import MAX_REQUEST_ID, Body, Cancel, Data, Proceed, Put
+from .messages import MAX_REQUEST_ID, Body, Cancel, Data, Get, Proceed, Put
 from .metered import MeteredStream
 from .pending import Asking, Pending, wait_with_progress
 from .settings import PIECE_BYTES, ExchangeSettings
@@ -204,6 +204,8 @@ class StreamLink:
         if pending.upload_began:
             # Not when the transport's buffers had taken it all, but when the peer had answered.
             self._stats.upload.ended(pending.uploaded)
+        if pending.download_began:
+            self._stats.download.ended(pending.downloaded)
         if not pending.done.is_set():
             self._abandon(pending)
         self._end_if_retired()
@@ -290,6 +292,11 @@ class StreamLink:
                 frame.pending.sending = True
                 frame.pending.asked_at = trio.current_time()
                 frame.pending.busy_when_asked = self._busy_secs()
+                if isinstance(frame.pending.request, Get):
+                    # From the question on, not from the first byte: what the transport has
+                    # buffered by the time a body is read takes almost no time to read.
+                    frame.pending.download_began = True
+                    self._stats.download.began()
             batch.append(frame)
             size += len(frame.header)
             if frame.body:
@@ -352,7 +359,6 @@ class StreamLink:
         # and the pages are touched only as bytes come in.
         body = bytearray(length)
         self._body_began = trio.current_time()
-        self._stats.download.began()
         before = self._metered.bytes_read
         received = 0
         try:
@@ -362,7 +368,7 @@ class StreamLink:
             received = received or min(self._metered.bytes_read - before, length)
             self._body_secs += trio.current_time() - self._body_began
             self._body_began = None
-            self._stats.download.ended(received)
+            pending.downloaded = received
             self._stats.bytes_received += received
         if pending.abandoned:
             self._stats.duplicates += 1

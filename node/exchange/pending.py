@@ -54,6 +54,9 @@ class Pending:
     upload_began: bool = False
     uploaded: int = 0
     """Bytes of the body that were handed to the transport."""
+    download_began: bool = False
+    downloaded: int = 0
+    """Bytes of the answer's body that came."""
     unacknowledged: int = 0
     """Bytes of the body, from when it is queued."""
     began: trio.Event = field(default_factory=trio.Event)
