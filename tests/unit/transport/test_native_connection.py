@@ -224,11 +224,14 @@ async def test_a_peer_that_never_gives_credit_is_counted_and_let_go(
         nursery.start_soon(one.run)
         nursery.start_soon(drain, far, bytearray())
         began = trio.current_time()
-        while one.why_closed is None:
+        for _ in range(20):
+            if one.why_closed is not None:
+                break
             async with trio.open_nursery() as writers:
                 for _ in range(5):
                     writers.start_soon(starve, one)
         assert trio.current_time() - began >= 4 * 3
+        one.close("it was never let go")
     assert reasons == ["no_credit"] * 4 + ["window_shut"]
     assert one.why_closed is not None
     assert "no credit on any stream" in one.why_closed
