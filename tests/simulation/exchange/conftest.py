@@ -209,3 +209,17 @@ def chunk_of() -> Callable[..., bytes]:
         return Random(seed).randbytes(size)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def inline_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work of threads is done on the spot: a virtual clock does not wait for real threads, and
+    would let deadlines pass while one hashes."""
+
+    async def run_sync(
+        work: Callable[..., object], *args: object, limiter: object = None, **_: object
+    ) -> object:
+        await trio.lowlevel.checkpoint()
+        return work(*args)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
