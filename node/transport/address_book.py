@@ -13,13 +13,18 @@ _MAX_PEERS = 20_000
 
 
 class AddressBook:
-    """Where peers listen. Newest addresses first; bounded per peer and in peers."""
+    """Where peers listen; bounded per peer and in peers.
+
+    First the address that answered last, which what others say can never displace; then the
+    newest.
+    """
 
     def __init__(self, own: PeerId, *, per_peer: int = 16, peers: int = _MAX_PEERS) -> None:
         self._own = own
         self._per_peer = per_peer
         self._peers = peers
         self._known: OrderedDict[PeerId, list[str]] = OrderedDict()
+        self._answered: dict[PeerId, str] = {}
 
     def add(self, peer: PeerId, addresses: Iterable[str]) -> bool:
         """Remember sound addresses of `peer`; returns whether one of them was new.
@@ -33,11 +38,13 @@ class AddressBook:
         if not sound:
             return False
         before = self._known.get(peer, [])
-        merged = sound + [address for address in before if address not in sound]
+        answered = [self._answered[peer]] if peer in self._answered else []
+        merged = list(dict.fromkeys([*answered, *sound, *before]))
         self._known[peer] = merged[: self._per_peer]
         self._known.move_to_end(peer)
         if len(self._known) > self._peers:
-            self._known.popitem(last=False)
+            forgotten, _ = self._known.popitem(last=False)
+            self._answered.pop(forgotten, None)
         return any(address not in before for address in sound)
 
     def _sound(self, peer: PeerId, addresses: Iterable[str]) -> Iterable[str]:
@@ -60,7 +67,8 @@ class AddressBook:
         return list(self._known.get(peer, ()))
 
     def prefer(self, peer: PeerId, address: str) -> None:
-        """Put an address that just answered in front of the others."""
+        """Put an address that just answered in front of the others, and keep it there."""
         known: Sequence[str] = self._known.get(peer, ())
         if address in known:
+            self._answered[peer] = address
             self._known[peer] = [address, *(other for other in known if other != address)]

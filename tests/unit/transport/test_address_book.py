@@ -23,6 +23,23 @@ def test_the_newest_addresses_come_first_and_the_count_is_bounded() -> None:
     assert book.get(PEER) == [address(3), address(4), address(1)]
 
 
+def test_false_addresses_never_displace_the_one_that_answered() -> None:
+    book = AddressBook(ME, per_peer=3)
+    book.add(PEER, [address(1)])
+    book.prefer(PEER, address(1))
+    book.add(PEER, [address(number) for number in range(100, 120)])
+    assert book.get(PEER) == [address(1), address(100), address(101)]
+
+
+def test_an_address_that_answered_later_takes_the_place_of_the_earlier_one() -> None:
+    book = AddressBook(ME, per_peer=2)
+    book.add(PEER, [address(1), address(2)])
+    book.prefer(PEER, address(1))
+    book.prefer(PEER, address(2))
+    book.add(PEER, [address(3), address(4)])
+    assert book.get(PEER) == [address(2), address(3)]
+
+
 def test_only_a_new_address_counts_as_news() -> None:
     book = AddressBook(ME)
     assert book.add(PEER, [address(1)])
