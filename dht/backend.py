@@ -41,6 +41,16 @@ class RowKind(IntEnum):
     """key: peer id, value: msgpack of addresses, RTT, last seen."""
     SCHEDULE = 6
     """key: name of a task, value: its progress."""
+    VALUE = 7
+    """A signed value kept for the mesh. key: as on the wire, publisher: who answers for it."""
+    OWN_VALUE = 8
+    """A signed value of ours, repeated until it expires. key: as on the wire."""
+    NOTICE = 9
+    """key: as on the wire, publisher: digest of the notice, value: the notice."""
+    OWN_NOTICE = 10
+    """A notice of ours, repeated until it expires; columns as for NOTICE."""
+    UNTOLD = 11
+    """key: number of a batch, value: own digests that too few peers have been told of."""
 
 
 class RecordBackend(Protocol):
