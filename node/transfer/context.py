@@ -13,6 +13,7 @@ from ...errors import IntegrityError
 from ..exchange import PeerStatsTable
 from ..store.protocol import Buffer, ChunkStore, Digest
 from .placement import Member
+from .trace import NO_TRACES, TraceKeeper
 
 
 class ChunkExchange(Protocol):
@@ -97,6 +98,8 @@ class TransferContext:
     convergence_secret: bytes = field(repr=False)
     zone: str = ""
     rng: random.Random = field(default_factory=random.Random, repr=False)
+    traces: TraceKeeper = NO_TRACES
+    """Where the trace of every transfer goes when it ends."""
 
     @property
     def chunk_settings(self) -> ChunkSettings:
