@@ -7,16 +7,13 @@ other responsible peers at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import trio
 
-from .client import Client
-from .contacts import Contacts
-from .counters import Counters
+from .context import DhtContext
 from .fanout import Fanout
-from .host import Host
 from .kad_wire import PeerAddresses
 from .keyspace import chunk_position
 from .locator import Locator
@@ -24,7 +21,7 @@ from .patience import Patience
 from .peer_id import PeerId
 from .records import ChunkRecord, ChunkRecords
 from .records_wire import Found
-from .settings import MAX_KEYS_PER_MESSAGE, DhtSettings
+from .settings import MAX_KEYS_PER_MESSAGE
 
 _FIRST_WAVE = 3
 _HOLDERS_ASKED_FOR = 8
@@ -70,27 +67,21 @@ class Finder:
 
     def __init__(
         self,
-        host: Host,
-        nursery: trio.Nursery,
-        contacts: Contacts,
+        context: DhtContext,
         locator: Locator,
-        client: Client,
         chunks: ChunkRecords,
-        settings: DhtSettings,
-        counters: Counters,
-        wall_clock: Callable[[], float],
     ) -> None:
-        self._own = host.peer_id
-        self._host = host
-        self._nursery = nursery
-        self._contacts = contacts
+        self._own = context.own
+        self._host = context.host
+        self._nursery = context.nursery
+        self._contacts = context.contacts
         self._locator = locator
-        self._client = client
+        self._client = context.client
         self._chunks = chunks
-        self._settings = settings
-        self._counters = counters
-        self._wall_clock = wall_clock
-        self._patience = Patience(counters)
+        self._settings = context.settings
+        self._counters = context.counters
+        self._wall_clock = context.wall_clock
+        self._patience = Patience(context.counters)
 
     async def find(self, digests: Sequence[bytes]) -> dict[bytes, list[ChunkRecord]]:
         """Holders of each digest, ourselves included; an empty list when nobody is known."""

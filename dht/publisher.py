@@ -16,10 +16,7 @@ import trio
 
 from ..errors import MeshError, UsageError
 from .boundary import as_peer_error
-from .client import Client
-from .contacts import Contacts
-from .counters import Counters
-from .host import Host
+from .context import DhtContext
 from .keyspace import BITS, check_digest, chunk_position, manifest_position
 from .locator import Locator
 from .manifests import ManifestStore, check_manifest
@@ -27,7 +24,7 @@ from .patience import Patience
 from .peer_id import PeerId
 from .records import ChunkRecords
 from .records_wire import Verdict
-from .settings import MAX_KEYS_PER_MESSAGE, DhtSettings
+from .settings import MAX_KEYS_PER_MESSAGE
 
 _PARALLEL_PEERS = 64
 _PASSES = 3
@@ -90,24 +87,19 @@ class Publisher:
 
     def __init__(
         self,
-        host: Host,
-        contacts: Contacts,
+        context: DhtContext,
         locator: Locator,
-        client: Client,
         chunks: ChunkRecords,
         manifests: ManifestStore,
-        settings: DhtSettings,
-        counters: Counters,
     ) -> None:
-        self._own = host.peer_id
-        self._contacts = contacts
+        self._own = context.own
         self._locator = locator
-        self._client = client
+        self._client = context.client
         self._chunks = chunks
         self._manifests = manifests
-        self._settings = settings
-        self._counters = counters
-        self._patience = Patience(counters)
+        self._settings = context.settings
+        self._counters = context.counters
+        self._patience = Patience(context.counters)
         self._offered: dict[PeerId, float] = {}
         """Peers that have all they are responsible for, and since when (trio time)."""
 

@@ -14,14 +14,12 @@ from typing import Generic, TypeVar
 
 import trio
 
-from .contacts import Contacts
-from .counters import Counters
+from .context import DhtContext
 from .fanout import Fanout, Reply
 from .kad_wire import PeerAddresses
 from .keyspace import position
 from .lookup import Lookup
 from .peer_id import PeerId
-from .settings import DhtSettings
 
 _PATIENCE = 1.0
 _LOOKUP_LIMIT = 20.0
@@ -44,13 +42,11 @@ class LookupResult(Generic[_V]):
 class Queries:
     """Iterative lookups over the live network."""
 
-    def __init__(
-        self, nursery: trio.Nursery, contacts: Contacts, settings: DhtSettings, counters: Counters
-    ) -> None:
-        self._nursery = nursery
-        self._contacts = contacts
-        self._settings = settings
-        self._counters = counters
+    def __init__(self, context: DhtContext) -> None:
+        self._nursery = context.nursery
+        self._contacts = context.contacts
+        self._settings = context.settings
+        self._counters = context.counters
 
     async def run(
         self, key: bytes, ask: Ask[_V], *, seeds: Sequence[PeerId] = ()

@@ -14,10 +14,9 @@ import trio
 
 from ..errors import FormatError, IntegrityError
 from .budget import KeyBudget
-from .contacts import Contacts
-from .counters import Counters
+from .context import DhtContext
 from .framing import FrameReader, encode_frame
-from .host import Host, Stream
+from .host import Stream
 from .kad_wire import KadMessage, Kind, PeerAddresses, decode_message, encode_message
 from .keyspace import (
     PeerIndex,
@@ -51,7 +50,7 @@ from .records_wire import (
     decode_request,
     encode_answer,
 )
-from .settings import KAD_PROTOCOL, MAX_KAD_FRAME, MAX_RECORDS_FRAME, RECORDS_PROTOCOL, DhtSettings
+from .settings import KAD_PROTOCOL, MAX_KAD_FRAME, MAX_RECORDS_FRAME, RECORDS_PROTOCOL
 
 _IDLE_STREAM = 600.0
 _REQUEST_ARRIVES_WITHIN = 20.0
@@ -70,22 +69,19 @@ class Server:
 
     def __init__(
         self,
-        host: Host,
-        contacts: Contacts,
+        context: DhtContext,
         chunks: ChunkRecords,
         manifests: ManifestStore,
-        settings: DhtSettings,
-        counters: Counters,
-        wall_clock: Callable[[], float],
         heard: Callable[[PeerId], None],
     ) -> None:
-        self._host = host
-        self._contacts = contacts
+        settings = context.settings
+        self._host = context.host
+        self._contacts = context.contacts
         self._chunks = chunks
         self._manifests = manifests
         self._settings = settings
-        self._counters = counters
-        self._wall_clock = wall_clock
+        self._counters = context.counters
+        self._wall_clock = context.wall_clock
         self._heard = heard
         self._streams: Counter[PeerId] = Counter()
         self._written = KeyBudget(settings.written_per_second, settings.written_burst)

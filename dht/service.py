@@ -12,11 +12,10 @@ import structlog
 import trio
 
 from ..errors import MeshError, UsageError
-from .backend import RecordBackend, Row, RowKind, RowWriter
+from .backend import RecordBackend, Row, RowKind
 from .boundary import as_peer_error
-from .client import Client
-from .contacts import Contacts, PeerEntry
-from .counters import Counters
+from .contacts import PeerEntry
+from .context import DhtContext
 from .finder import Finder
 from .host import Host
 from .kad_wire import PeerAddresses
@@ -28,7 +27,6 @@ from .publisher import AnnounceReport, Publisher, StoreReport
 from .query import LookupResult, Queries
 from .records import ChunkRecord, ChunkRecords
 from .records_wire import MAX_ZONE_CHARS
-from .rpc import Rpc
 from .server import Server
 from .settings import DhtSettings
 from .upkeep import Upkeep
@@ -54,65 +52,23 @@ class Dht:
         wall_clock: Callable[[], float],
         rng: random.Random,
     ) -> None:
+        context = DhtContext.over(host, nursery, backend, settings, wall_clock, rng)
+        self._context = context
         self._host = host
         self._wall_clock = wall_clock
-        self._counters = counters = Counters()
-        self._rows = rows = RowWriter(backend, counters)
-        self._contacts = contacts = Contacts(host, settings.k, rows, counters)
-        self._rpc = rpc = Rpc(host, contacts, counters)
-        self._client = client = Client(rpc, contacts)
+        self._counters = counters = context.counters
+        self._rows = rows = context.rows
+        self._contacts = contacts = context.contacts
+        self._rpc = context.rpc
+        self._client = client = context.client
         self._chunks = chunks = ChunkRecords(host.peer_id, settings, rows, counters)
         self._manifests = manifests = ManifestStore(host.peer_id, settings, rows, counters)
-        self._queries = Queries(nursery, contacts, settings, counters)
+        self._queries = Queries(context)
         self._locator = Locator(host, nursery, contacts, client, settings, counters)
-        self._publisher = Publisher(
-            host,
-            contacts,
-            self._locator,
-            client,
-            chunks,
-            manifests,
-            settings,
-            counters,
-        )
-        self._finder = Finder(
-            host,
-            nursery,
-            contacts,
-            self._locator,
-            client,
-            chunks,
-            settings,
-            counters,
-            wall_clock,
-        )
-        self._upkeep = Upkeep(
-            host,
-            nursery,
-            contacts,
-            rpc,
-            client,
-            self._queries,
-            self._publisher,
-            chunks,
-            manifests,
-            rows,
-            settings,
-            counters,
-            wall_clock,
-            rng,
-        )
-        self._server = Server(
-            host,
-            contacts,
-            chunks,
-            manifests,
-            settings,
-            counters,
-            wall_clock,
-            self._upkeep.heard,
-        )
-        self._nursery = nursery
+        self._publisher = Publisher(context, self._locator, chunks, manifests)
+        self._finder = Finder(context, self._locator, chunks)
+        self._upkeep = Upkeep(context, self._queries, self._publisher, chunks, manifests)
+        self._server = Server(context, chunks, manifests, self._upkeep.heard)
 
     # --- peers --------------------------------------------------------------------------------
 

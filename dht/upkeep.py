@@ -6,18 +6,15 @@ A task's failure is logged and counted, and the task goes on: the DHT serves as 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 import trio
 
 from ..errors import MembershipError, MeshError, PeerError
-from .backend import NEVER, Row, RowKind, RowWriter
-from .client import Client
-from .contacts import Contacts
-from .counters import Counters
-from .host import ConnectionEvent, Host
+from .backend import NEVER, Row, RowKind
+from .context import DhtContext
+from .host import ConnectionEvent
 from .kad_wire import PeerAddresses
 from .keyspace import peer_position
 from .manifests import ManifestStore
@@ -25,8 +22,6 @@ from .peer_id import PeerId
 from .publisher import Publisher
 from .query import Queries
 from .records import ChunkRecords
-from .rpc import Rpc
-from .settings import DhtSettings
 
 _REPEAT_SLOTS = 64
 _SAVE_TABLE = 300.0
@@ -45,35 +40,26 @@ class Upkeep:
 
     def __init__(
         self,
-        host: Host,
-        nursery: trio.Nursery,
-        contacts: Contacts,
-        rpc: Rpc,
-        client: Client,
+        context: DhtContext,
         queries: Queries,
         publisher: Publisher,
         chunks: ChunkRecords,
         manifests: ManifestStore,
-        rows: RowWriter,
-        settings: DhtSettings,
-        counters: Counters,
-        wall_clock: Callable[[], float],
-        rng: random.Random,
     ) -> None:
-        self._host = host
-        self._nursery = nursery
-        self._contacts = contacts
-        self._rpc = rpc
-        self._client = client
+        self._host = context.host
+        self._nursery = context.nursery
+        self._contacts = context.contacts
+        self._rpc = context.rpc
+        self._client = context.client
         self._queries = queries
         self._publisher = publisher
         self._chunks = chunks
         self._manifests = manifests
-        self._rows = rows
-        self._settings = settings
-        self._counters = counters
-        self._wall_clock = wall_clock
-        self._rng = rng
+        self._rows = context.rows
+        self._settings = context.settings
+        self._counters = context.counters
+        self._wall_clock = context.wall_clock
+        self._rng = context.rng
         self._meeting: set[PeerId] = set()
         self._meetings = trio.CapacityLimiter(_MEETINGS)
         self._last_slot: int | None = None
