@@ -51,6 +51,8 @@ class RowKind(IntEnum):
     """A notice of ours, repeated until it expires; columns as for NOTICE."""
     UNTOLD = 11
     """key: number of a batch, value: own digests that too few peers have been told of."""
+    PEER_RECORD = 12
+    """key: peer id, value: msgpack of its signed record, until when believed, RTT."""
 
 
 class RecordBackend(Protocol):
