@@ -5,6 +5,8 @@ they know around themselves (`Near`): a node whose buckets are not full from som
 to know every peer that shares that many bits with it. Such a claim settles all keys under that
 prefix at once, so a mesh of N nodes is charted in about 2 N / k requests, and the chart is kept for
 some minutes. A node that has no full bucket (any mesh smaller than k) knows everybody: no request.
+
+With a complete map of the members (`gossip`) nothing is asked at all.
 """
 
 from __future__ import annotations
@@ -17,15 +19,12 @@ from math import inf
 
 import trio
 
-from .client import Client
-from .contacts import Contacts
-from .counters import Counters
+from .context import DhtContext
 from .fanout import Fanout
-from .host import Host
+from .gossip import Gossip
 from .keyspace import BITS, PeerIndex, common_bits, peer_position
 from .peer_id import PeerId
 from .records_wire import MAX_TARGETS, Neighbours
-from .settings import DhtSettings
 
 _CLAIM_LIFETIME = 600.0
 _MAX_CLAIMS = 1024
@@ -52,27 +51,26 @@ def _prefix(target: int, bits: int) -> int:
 class Locator:
     """Knows, or finds out, who is responsible for keys."""
 
-    def __init__(
-        self,
-        host: Host,
-        nursery: trio.Nursery,
-        contacts: Contacts,
-        client: Client,
-        settings: DhtSettings,
-        counters: Counters,
-    ) -> None:
-        self._own = host.peer_id
-        self._nursery = nursery
-        self._contacts = contacts
-        self._client = client
-        self._settings = settings
-        self._counters = counters
+    def __init__(self, context: DhtContext, gossip: Gossip | None = None) -> None:
+        self._own = context.own
+        self._nursery = context.nursery
+        self._contacts = context.contacts
+        self._client = context.client
+        self._settings = context.settings
+        self._counters = context.counters
+        self._gossip = gossip
         self._claims: dict[PeerId, _Claim] = {}
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether the full map is believed complete, so that locating takes no request."""
+        return self._gossip is not None and self._gossip.complete
 
     async def locate(self, targets: Iterable[int]) -> dict[int, list[PeerId]]:
         """For each position the k nearest live peers, nearest first; we may be one of them."""
         wanted = list(targets)
-        await self._chart(wanted)
+        if not self.knows_all:
+            await self._chart(wanted)
         return self.known(wanted)
 
     def known(self, targets: Iterable[int]) -> dict[int, list[PeerId]]:
@@ -81,16 +79,28 @@ class Locator:
         return {target: index.closest(target, self._settings.k) for target in targets}
 
     def everyone(self) -> set[PeerId]:
-        """All peers taken into account, without ourselves and those believed down."""
+        """All peers taken into account, without ourselves and those gone or believed down.
+
+        The table adds to the map those that speak only the standard protocol.
+        """
         pool = set(self._contacts.table)
-        for claim in self._fresh():
-            pool |= claim.known
+        if not self.knows_all:
+            for claim in self._fresh():
+                pool |= claim.known
+        if self._gossip is not None:
+            is_gone = self._gossip.map.is_gone
+            pool = {peer for peer in pool if not is_gone(peer)} | self._gossip.map.members
         now, health = trio.current_time(), self._contacts.health
         return {peer for peer in pool if not health.is_down(peer, now)} - {self._own}
 
     def down(self) -> list[PeerId]:
         """Members of the routing table that nobody waits for at present."""
         return [peer for peer in self._contacts.table if self._contacts.is_down(peer)]
+
+    @property
+    def knows_everybody(self) -> bool:
+        """Whether `everyone` is the whole mesh, so that there is nothing to walk to."""
+        return self._contacts.table.complete_bits() == 0
 
     def index(self) -> PeerIndex:
         """All peers taken into account, ourselves included."""
