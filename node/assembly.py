@@ -16,6 +16,7 @@ import trio
 from .. import __version__
 from ..config import Config
 from ..dht import Dht, DhtSettings, open_dht
+from ..dht.settings import KAD_PROTOCOL
 from ..errors import MeshError
 from .bootstrap import Bootstrap
 from .exchange import (
@@ -28,7 +29,7 @@ from .exchange import (
     serve,
 )
 from .identity import Identity, MemberInfo, Mesh
-from .keeper import Announcer, Catalogue, Promises, Releaser
+from .keeper import Announcer, Catalogue, Collector, Promises, PutJournal, Releaser
 from .members import Members
 from .store import KeyValue, Store, open_store
 from .transport.libp2p_host import open_libp2p_host
@@ -58,6 +59,7 @@ class Parts:
     announcer: Announcer
     promises: Promises
     releaser: Releaser
+    journal: PutJournal
     catalogue: Catalogue
     bootstrap: Bootstrap
 
@@ -101,6 +103,7 @@ async def open_parts(config: Config, *, serve_peers: bool) -> AsyncIterator[Part
         bootstrap = Bootstrap(host, dht, [*config.network.bootstrap, *mesh.bootstrap])
         members = Members(host, dht, exchange)
         releaser = Releaser(promises, store, exchange, members)
+        collector = Collector(promises, releaser, store)
         if config.network.mdns and serve_peers:
             await stack.enter_async_context(open_mdns(host, mesh, bootstrap.found))
         async with open_owned_nursery() as nursery:
@@ -108,6 +111,7 @@ async def open_parts(config: Config, *, serve_peers: bool) -> AsyncIterator[Part
             nursery.start_soon(bootstrap.run)
             nursery.start_soon(members.run)
             nursery.start_soon(releaser.run)
+            nursery.start_soon(collector.run)
             nursery.start_soon(_keep_stats, stats, saved_stats)
             yield Parts(
                 config=config,
@@ -121,6 +125,7 @@ async def open_parts(config: Config, *, serve_peers: bool) -> AsyncIterator[Part
                 announcer=announcer,
                 promises=promises,
                 releaser=releaser,
+                journal=PutJournal(identity.peer_id, store),
                 catalogue=catalogue,
                 bootstrap=bootstrap,
             )
@@ -144,7 +149,9 @@ async def _open_host(
         )
     )
     info = MemberInfo(config.node.name, config.node.zone, f"meshnode/{__version__}")
-    return await stack.enter_async_context(open_member_host(inner, mesh, info))
+    return await stack.enter_async_context(
+        open_member_host(inner, mesh, info, public=[KAD_PROTOCOL])
+    )
 
 
 def _exchange_settings(config: Config) -> ExchangeSettings:

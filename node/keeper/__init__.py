@@ -5,7 +5,19 @@ Knows the store's tables and the DHT; must not know files, HTTP or sockets.
 
 from .announcer import Announcer
 from .catalogue import Catalogue, CatalogueEntry
+from .collector import Collector
 from .promises import Dropped, Promises
+from .put_journal import PutJournal
 from .releaser import Releaser, Round
 
-__all__ = ["Announcer", "Catalogue", "CatalogueEntry", "Dropped", "Promises", "Releaser", "Round"]
+__all__ = [
+    "Announcer",
+    "Catalogue",
+    "CatalogueEntry",
+    "Collector",
+    "Dropped",
+    "Promises",
+    "PutJournal",
+    "Releaser",
+    "Round",
+]

@@ -8,7 +8,6 @@ runs (`putting`): a put counts chunks and copies that it found in place.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -21,11 +20,10 @@ from ...dht.peer_id import PeerId
 from ...errors import StoreError, TransferError
 from ..exchange import Kept
 from ..store import Store
-from ..store.holds import HERE, NO_ROOT
+from ..store.holds import HERE, NO_ROOT, UNFINISHED
 from .announcer import Announcer
 from .catalogue import Catalogue, CatalogueEntry
 
-_FOREVER = math.inf
 _DELETE_AT_ONCE = 1000
 RELEASE_WITHIN_SECS = 90 * 86_400.0
 """How long an unreachable peer is remembered: the longest lease it can have given."""
@@ -48,6 +46,15 @@ class Dropped:
     free_bytes: int
 
 
+@dataclass(slots=True, eq=False)
+class _Promise:
+    """One that is to be written down before its receipt goes out."""
+
+    kept: Kept
+    here: bool | None = None
+    """Whether the chunk is here, and so held now; None: not looked at yet."""
+
+
 class Promises:
     """Keeps and drops holds, and deletes chunks that nobody holds any more."""
 
@@ -67,7 +74,7 @@ class Promises:
         self._announcer = announcer
         self._catalogue = catalogue
         self._lock = trio.Lock()
-        self._unwritten: dict[tuple[PeerId, bytes], float] = {}
+        self._unwritten: list[_Promise] = []
         self._puts = 0
 
     @property
@@ -94,25 +101,31 @@ class Promises:
         Raises:
             StoreError: the chunk was removed meanwhile; no receipt may be given.
         """
-        self._unwritten[kept.owner, kept.digest] = float(kept.until)
-        async with self._lock:
-            if (kept.owner, kept.digest) in self._unwritten:
-                await self._write_down()
-            if not all(await self._store.chunks.has([kept.digest])):
-                raise StoreError(f"Chunk {kept.digest.hex()[:16]} was removed meanwhile.")
+        promise = _Promise(kept)
+        self._unwritten.append(promise)
+        try:
+            async with self._lock:
+                if promise.here is None:
+                    await self._write_down()
+        finally:
+            if promise in self._unwritten:
+                self._unwritten.remove(promise)  # no receipt comes of it
+        if not promise.here:
+            raise StoreError(f"Chunk {kept.digest.hex()[:16]} was removed meanwhile.")
         if kept.new:
             self._announcer.add([(kept.digest, kept.size)])
 
     async def _write_down(self) -> None:
-        batch, self._unwritten = self._unwritten, {}
+        batch, self._unwritten = self._unwritten, []
+        rows = [(p.kept.digest, p.kept.owner, NO_ROOT, float(p.kept.until)) for p in batch]
         try:
-            await self._store.holds.add_many(
-                [(digest, owner, NO_ROOT, until) for (owner, digest), until in batch.items()]
-            )
+            here = await self._store.holds.add_present(rows)
         except BaseException:
             # The others in the batch must not take their promises for written.
-            self._unwritten = {**batch, **self._unwritten}
+            self._unwritten = batch + self._unwritten
             raise
+        for promise in batch:
+            promise.here = promise.kept.digest in here
 
     async def release_for_peer(self, owner: PeerId, digests: Sequence[bytes]) -> int:
         """A peer no longer wants these chunks kept; returns how many were kept for it."""
@@ -136,7 +149,7 @@ class Promises:
                     hint="Put it again; if it happens again, check the disk.",
                 )
             root = entry.link.digest
-            await self._store.holds.add(self.self_id, digests, _FOREVER, root=root)
+            await self._store.holds.complete(self.self_id, digests, root)
             await self._catalogue.add(entry)
 
     async def drop_link(self, root: bytes) -> Dropped:
@@ -166,6 +179,25 @@ class Promises:
         return Dropped(
             len(digests), len(letting.free), sum(size for size in sizes if size is not None)
         )
+
+    async def drop_overdue(self, now: float, at_most: int = _DELETE_AT_ONCE) -> int:
+        """Let go of chunks that a put has left unfinished for too long, here and (noted down to be
+        released) at peers; returns how many. None while a put runs: it may take them up again."""
+        holds = self._store.holds
+        async with self._lock:
+            if self._puts:
+                return 0
+            digests = await holds.overdue(self.self_id, now, at_most)
+            letting = await holds.letting(self.self_id, digests, root=UNFINISHED)
+            await holds.drop(
+                self.self_id,
+                letting.held,
+                root=UNFINISHED,
+                release=letting.unowned,
+                free=letting.free,
+                until=now + RELEASE_WITHIN_SECS,
+            )
+        return len(digests)
 
     async def delete_free(self) -> None:
         """Delete what nobody holds any more, unless a put runs: then later."""

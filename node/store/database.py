@@ -58,6 +58,10 @@ CREATE INDEX IF NOT EXISTS holds_by_root ON holds (owner, root);
 CREATE TABLE IF NOT EXISTS releases (
     digest BLOB NOT NULL, peer BLOB NOT NULL, until REAL NOT NULL, PRIMARY KEY (peer, digest)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS receipts (
+    digest BLOB NOT NULL, holder BLOB NOT NULL, size INTEGER NOT NULL, issued INTEGER NOT NULL,
+    until INTEGER NOT NULL, signature BLOB NOT NULL, PRIMARY KEY (digest, holder)
+) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS records_by_expiry ON records (expires);
 CREATE TABLE IF NOT EXISTS about (store BLOB NOT NULL);
 """

@@ -18,6 +18,7 @@ from .index import Index
 from .layout import Layout, prepare
 from .lock import exclusive_lock
 from .protocol import ChunkStore
+from .receipts import ReceiptTable
 from .recovery import Recovery
 from .segment_store import DiskThreads, OnQuarantine, SegmentStore
 from .segments import SegmentFiles, Tail
@@ -37,6 +38,7 @@ class Store:
     chunks: ChunkStore
     records: RecordTable
     holds: HoldTable
+    receipts: ReceiptTable
     rebuilt: bool
     """The index was lost or damaged, and has been made anew from the segments."""
     _database: Database
@@ -137,7 +139,8 @@ def _open(
     )
     records = RecordTable(database, gate, threads.reads)
     holds = HoldTable(database, gate, threads.reads)
-    return Store(chunks, records, holds, rebuilt, database, gate, threads.reads)
+    receipts = ReceiptTable(database, gate, threads.reads)
+    return Store(chunks, records, holds, receipts, rebuilt, database, gate, threads.reads)
 
 
 def _note_lost_holds(database: Database) -> None:

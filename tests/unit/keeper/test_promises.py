@@ -237,7 +237,7 @@ async def test_a_promise_that_could_not_be_written_is_not_given_to_anyone(
             await trio.lowlevel.checkpoint()
             raise StoreError("the disk failed")
 
-        monkeypatch.setattr(type(node.store.holds), "add_many", lambda self, rows: fail(rows))
+        monkeypatch.setattr(type(node.store.holds), "add_present", lambda self, rows: fail(rows))
         refused = []
 
         async def keep(owner: PeerId) -> None:
