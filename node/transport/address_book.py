@@ -5,11 +5,33 @@ from __future__ import annotations
 import ipaddress
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
-from ...config.addresses import parse_address
+from ...config.addresses import MAX_ADDRESS_CHARS, parse_address
 from ...dht.peer_id import PeerId
 
 _MAX_PEERS = 20_000
+
+
+@lru_cache(maxsize=16384)
+def _dialable(text: str) -> tuple[str, str | None] | None:
+    """The canonical form of an address one can dial, and the peer it names; None for others.
+
+    Members tell each other the same addresses over and over: parsing each once is enough.
+    """
+    try:
+        address = parse_address(text)
+    except ValueError:
+        return None
+    if not address.is_dialable:
+        return None
+    host = address.host
+    if address.is_numeric:
+        ip = ipaddress.ip_address(host)
+        if ip.is_multicast:
+            return None
+        host = str(ip)
+    return f"/{address.kind}/{host}/tcp/{address.port}", address.peer
 
 
 class AddressBook:
@@ -49,19 +71,9 @@ class AddressBook:
 
     def _sound(self, peer: PeerId, addresses: Iterable[str]) -> Iterable[str]:
         for _, text in zip(range(self._per_peer), addresses, strict=False):
-            try:
-                address = parse_address(text)
-            except ValueError:
-                continue
-            if address.peer not in (None, str(peer)) or not address.is_dialable:
-                continue
-            host = address.host
-            if address.is_numeric:
-                ip = ipaddress.ip_address(host)
-                if ip.is_multicast:
-                    continue
-                host = str(ip)
-            yield f"/{address.kind}/{host}/tcp/{address.port}"
+            known = _dialable(text) if len(text) <= MAX_ADDRESS_CHARS else None
+            if known is not None and known[1] in (None, str(peer)):
+                yield known[0]
 
     def get(self, peer: PeerId) -> list[str]:
         return list(self._known.get(peer, ()))

@@ -24,7 +24,15 @@ from .connection_events import EventHub
 from .dialing import Dialler
 from .limits import HostLimits
 from .owned_nursery import open_owned_nursery
-from .sim_stream import SimConnection, SimDirection, SimLink, SimStream
+from .sim_stream import (
+    Postman,
+    QueuedDirection,
+    SimConnection,
+    SimDirection,
+    SimLink,
+    SimStream,
+    SteadyDirection,
+)
 
 __all__ = ["SimHost", "SimLink", "SimNetwork", "deterministic_schedule", "open_sim_network"]
 
@@ -37,9 +45,17 @@ _DIAL_ROUND_TRIPS = 4
 class SimNetwork:
     """All simulated hosts and the links between them; faults are switched on here."""
 
-    def __init__(self, nursery: trio.Nursery, seed: int, link: SimLink, limits: HostLimits) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        seed: int,
+        link: SimLink,
+        limits: HostLimits,
+        postman: Postman,
+    ) -> None:
         self.nursery = nursery
         self.limits = limits
+        self.postman = postman
         self.hosts: dict[PeerId, SimHost] = {}
         self.changed = trio.Event()
         """Set and replaced when traffic that was blocked may flow again."""
@@ -47,19 +63,27 @@ class SimNetwork:
         self._rng = random.Random(seed)
         self._default_link = link
         self._links: dict[frozenset[PeerId], SimLink] = {}
-        self._ways: dict[tuple[PeerId, PeerId], SimDirection] = {}
+        self._ways: dict[tuple[PeerId, PeerId], QueuedDirection] = {}
+        self._steady = SteadyDirection(link)
         self._by_address: dict[str, SimHost] = {}
         self._side: dict[PeerId, int] = {}
         self._partitions = 0
 
-    def add_host(self, peer_id: PeerId | None = None) -> SimHost:
-        """A new host with its own address; restarts a killed one under a new address."""
+    def add_host(self, peer_id: PeerId | None = None, *, address: str | None = None) -> SimHost:
+        """A new host; restarts a killed one.
+
+        Args:
+            address: where it listens, a multiaddr nobody else has; without one, a new one.
+        """
         if peer_id is None:
             peer_id = PeerId.from_ed25519(self._rng.randbytes(32))
         if peer_id in self.hosts and self.hosts[peer_id].alive:
             raise ValueError(f"peer {peer_id.short} is already up")
-        number = len(self._by_address) + 1
-        address = f"/ip4/10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}/tcp/4001"
+        if address is None:
+            number = len(self._by_address) + 1
+            address = f"/ip4/10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}/tcp/4001"
+        elif address in self._by_address and self._by_address[address].alive:
+            raise ValueError(f"{address} is taken")
         host = SimHost(self, peer_id, address, random.Random(self._rng.random()))
         self.hosts[peer_id] = self._by_address[address] = host
         return host
@@ -78,15 +102,27 @@ class SimNetwork:
         for way in ((one, other), (other, one)):
             if way in self._ways:
                 self._ways[way].link = link
+        connection = self.hosts[one].connection_to(other)
+        if connection is not None:
+            connection.ways = self.ways(one, other)
 
     def way(self, sender: PeerId, receiver: PeerId) -> SimDirection:
-        """The queue from one host to another; made on first use."""
-        found = self._ways.get((sender, receiver))
-        if found is None:
-            link = self._links.get(frozenset((sender, receiver)), self._default_link)
-            rng = random.Random(self._seed.to_bytes(16, "big", signed=True) + sender + receiver)
-            found = self._ways[sender, receiver] = SimDirection(link, rng)
-        return found
+        """What carries packets from one host to another."""
+        link = self._steady.link
+        if self._links:
+            link = self._links.get(frozenset((sender, receiver)), link)
+        known = self._ways.get((sender, receiver))
+        if known is not None:
+            return known
+        if link.is_steady:
+            return self._steady if link is self._steady.link else SteadyDirection(link)
+        rng = random.Random(self._seed.to_bytes(16, "big", signed=True) + sender + receiver)
+        made = self._ways[sender, receiver] = QueuedDirection(link, rng)
+        return made
+
+    def ways(self, one: PeerId, other: PeerId) -> dict[PeerId, SimDirection]:
+        """Both ways between two hosts, by sender."""
+        return {one: self.way(one, other), other: self.way(other, one)}
 
     def host_at(self, address: str) -> SimHost | None:
         return self._by_address.get(address)
@@ -95,7 +131,8 @@ class SimNetwork:
         """Whether packets between two hosts are held up now."""
         if one.frozen or other.frozen:
             return True
-        return self._side.get(one.peer_id, 0) != self._side.get(other.peer_id, 0)
+        side = self._side
+        return bool(side) and side.get(one.peer_id, 0) != side.get(other.peer_id, 0)
 
     # --- faults -------------------------------------------------------------------------------
 
@@ -237,13 +274,45 @@ class SimHost:
     def events(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[ConnectionEvent]]:
         return self._hub.subscribe()
 
+    @property
+    def is_running(self) -> bool:
+        return self.alive and not self.frozen
+
     async def connect(self, peer: PeerId) -> None:
         await self.running()
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         if peer == self._peer_id:
             raise PeerError("A node does not dial itself.")
-        if peer not in self._connections:
+        if peer not in self._connections and not await self._dial_at_once(peer):
             await self._dialler.dial(peer)
+
+    async def _dial_at_once(self, peer: PeerId) -> bool:
+        """The dial that nothing goes wrong with, without the tasks of the other ones."""
+        addresses = self._book.get(peer)
+        if len(addresses) != 1 or not self._reaches(peer, addresses[0]):
+            return False
+        self._dialler.backoff.check(peer)
+        wait = 2 * _DIAL_ROUND_TRIPS * self.network.way(self._peer_id, peer).delay()
+        await self.network.postman.sleep_until(
+            self.network.postman.rounded(trio.current_time() + wait)
+        )
+        if peer not in self._connections:
+            if not self.alive or not self._reaches(peer, addresses[0]):
+                return False
+            self.network.hosts[peer].welcome(self)
+            self._book.prefer(peer, addresses[0])
+        return True
+
+    def _reaches(self, peer: PeerId, address: str) -> bool:
+        target = self.network.host_at(address)
+        return (
+            target is not None
+            and target.peer_id == peer
+            and target.is_running
+            and not target.refusing
+            and len(target._connections) < target.limits.max_connections
+            and not self.network.blocked(self, target)
+        )
 
     async def disconnect(self, peer: PeerId) -> None:
         connection = self._connections.get(peer)
@@ -260,13 +329,15 @@ class SimHost:
             raise PeerError(
                 f"{self.limits.max_streams_per_peer} streams to peer {peer.short} are open already."
             )
-        with trio.move_on_after(self.limits.negotiation_timeout):
-            await connection.round_trip(self)
-            return connection.other(self).accept(self, connection, protocol)
-        raise PeerError(
-            f"Peer {peer.short} did not answer the request for a {protocol} stream within "
-            f"{self.limits.negotiation_timeout:g} s."
-        )
+        if not await connection.quick_round_trip(self):
+            with trio.move_on_after(self.limits.negotiation_timeout) as scope:
+                await connection.round_trip(self)
+            if scope.cancelled_caught:
+                raise PeerError(
+                    f"Peer {peer.short} did not answer the request for a {protocol} stream within "
+                    f"{self.limits.negotiation_timeout:g} s."
+                )
+        return connection.other(self).accept(self, connection, protocol)
 
     def _opened_by_us(self, connection: SimConnection) -> int:
         return sum(s.inbound and s.peer == self._peer_id for s in connection.streams)
@@ -307,10 +378,7 @@ class SimHost:
         """Set up the connection that `dialling` asked for."""
         if len(self._connections) >= self.limits.max_connections:
             raise PeerError("closed the connection at once: too many are open")
-        ways = {
-            self._peer_id: self.network.way(self._peer_id, dialling.peer_id),
-            dialling.peer_id: self.network.way(dialling.peer_id, self._peer_id),
-        }
+        ways = self.network.ways(self._peer_id, dialling.peer_id)
         connection = SimConnection((dialling, self), ways)
         self._gained(dialling, connection)
         dialling._gained(self, connection)
@@ -370,11 +438,22 @@ class SimHost:
 
 @asynccontextmanager
 async def open_sim_network(
-    seed: int = 0, *, link: SimLink | None = None, limits: HostLimits | None = None
+    seed: int = 0,
+    *,
+    link: SimLink | None = None,
+    limits: HostLimits | None = None,
+    tick: float = 0.0,
 ) -> AsyncIterator[SimNetwork]:
-    """A network whose links are like `link` until `set_link` says otherwise."""
+    """A network whose links are like `link` until `set_link` says otherwise.
+
+    Args:
+        tick: seconds; arrivals are rounded up to multiples of it, which makes meshes of thousands
+            of hosts some times faster. 0: exact.
+    """
     async with open_owned_nursery() as nursery:
-        yield SimNetwork(nursery, seed, link or SimLink(), limits or HostLimits())
+        postman = Postman(tick)
+        nursery.start_soon(postman.run)
+        yield SimNetwork(nursery, seed, link or SimLink(), limits or HostLimits(), postman)
 
 
 @contextmanager

@@ -9,7 +9,10 @@ from __future__ import annotations
 import random
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from heapq import heappop, heappush
+from itertools import count
+from math import ceil, inf
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -32,14 +35,46 @@ class SimLink:
     """
 
     latency: float = 0.0005
-    bandwidth: float = float("inf")
+    bandwidth: float = inf
     jitter: float = 0.0
     window: int = 256 * 1024
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether every packet takes the same time, whatever else is under way."""
+        return self.bandwidth == inf and not self.jitter
+
+
+class SimDirection(Protocol):
+    """One way along a link."""
+
+    @property
+    def link(self) -> SimLink: ...
+    def transmit(self, size: int) -> float:
+        """Queue `size` bytes now; returns when the last of them arrives (in order)."""
+        ...
+
+    def delay(self) -> float:
+        """Time for one small packet, past what is queued."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SteadyDirection:
+    """One way along a steady link: no state, so all directions of such a link are one object."""
+
+    link: SimLink
+
+    def transmit(self, size: int) -> float:
+        return trio.current_time() + self.link.latency
+
+    def delay(self) -> float:
+        return self.link.latency
+
 
 @dataclass(slots=True, eq=False)
-class SimDirection:
-    """One way along a link: a queue that all its streams share."""
+class QueuedDirection:
+    """One way along a link with a bandwidth or jitter: a queue that all its streams share."""
 
     link: SimLink
     rng: random.Random
@@ -47,7 +82,6 @@ class SimDirection:
     last_arrival: float = 0.0
 
     def transmit(self, size: int) -> float:
-        """Queue `size` bytes now; returns when the last of them arrives (in order)."""
         now = trio.current_time()
         self.free_at = max(now, self.free_at) + size / self.link.bandwidth
         arrival = self.free_at + self.link.latency + self.rng.random() * self.link.jitter
@@ -55,9 +89,71 @@ class SimDirection:
         return self.last_arrival
 
     def delay(self) -> float:
-        """Time for one small packet, past what is queued."""
         queued = max(0.0, self.free_at - trio.current_time())
         return queued + self.link.latency + self.rng.random() * self.link.jitter
+
+
+class _Wakeable(Protocol):
+    def wake(self) -> None: ...
+
+
+class _Sleeper:
+    """A task that waits for a time."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, task: trio.lowlevel.Task) -> None:
+        self._task: trio.lowlevel.Task | None = task
+
+    def wake(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
+
+    def forget(self, _: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+class Postman:
+    """Wakes whoever waits for an arrival: one timer for the whole network.
+
+    A timer of trio for each waiting reader costs several times more than all else a simulated
+    packet needs. With a `tick`, arrivals are rounded up to multiples of it, so that those of many
+    hosts share one step of the clock.
+    """
+
+    def __init__(self, tick: float) -> None:
+        self._tick = tick
+        self._due: list[tuple[float, int, _Wakeable]] = []
+        self._number = count()
+        self._round = trio.CancelScope()
+
+    def rounded(self, at: float) -> float:
+        """When what arrives at `at` is delivered."""
+        return ceil(at / self._tick - 1e-6) * self._tick if self._tick else at
+
+    def wake_at(self, at: float, waiting: _Wakeable) -> None:
+        """Call `waiting.wake()` at `at`, a time of trio's clock."""
+        heappush(self._due, (at, next(self._number), waiting))
+        if at < self._round.deadline:
+            self._round.deadline = at
+
+    async def sleep_until(self, at: float) -> None:
+        """As trio's, for times on the way."""
+        sleeper = _Sleeper(trio.lowlevel.current_task())
+        self.wake_at(at, sleeper)
+        await trio.lowlevel.wait_task_rescheduled(sleeper.forget)
+
+    async def run(self) -> None:
+        """Deliver until cancelled."""
+        due = self._due
+        while True:
+            now = trio.current_time()
+            while due and due[0][0] <= now:
+                heappop(due)[2].wake()
+            with trio.CancelScope(deadline=due[0][0] if due else inf) as self._round:
+                await trio.sleep_forever()
 
 
 @dataclass(slots=True, eq=False)
@@ -69,17 +165,30 @@ class SimConnection:
     """By sender."""
     streams: set[SimStream] = field(default_factory=set)
     alive: bool = True
-    changed: trio.Event = field(default_factory=trio.Event)
-    """Set and replaced when the connection breaks or traffic on it can flow again."""
+    _changed: trio.Event | None = None
 
     def other(self, host: SimHost) -> SimHost:
         return self.ends[1] if self.ends[0] is host else self.ends[0]
 
     def notify(self) -> None:
-        self.changed.set()
-        self.changed = trio.Event()
+        """The connection broke, or traffic on it can flow again."""
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.set()
         for stream in self.streams:
             stream.wake()
+
+    async def quick_round_trip(self, asking: SimHost) -> bool:
+        """Try `round_trip` without a deadline: False when something was in the way."""
+        if not self._flows():
+            return False
+        postman = asking.network.postman
+        wait = sum(way.delay() for way in self.ways.values())
+        await postman.sleep_until(postman.rounded(trio.current_time() + wait))
+        return self._flows()
+
+    def _flows(self) -> bool:
+        return self.alive and not self.ends[0].network.blocked(*self.ends)
 
     async def round_trip(self, asking: SimHost) -> None:
         """The time a question and its answer take; waits while the link is blocked.
@@ -87,17 +196,18 @@ class SimConnection:
         Raises:
             PeerError: the connection broke meanwhile.
         """
-        other = self.other(asking)
+        other, network = self.other(asking), asking.network
         wait = self.ways[asking.peer_id].delay() + self.ways[other.peer_id].delay()
-        until = trio.current_time() + wait
+        until = network.postman.rounded(trio.current_time() + wait)
         while self.alive:
-            if asking.network.blocked(asking, other):
-                await self.changed.wait()
+            if network.blocked(asking, other):
+                if self._changed is None:
+                    self._changed = trio.Event()
+                await self._changed.wait()
             elif trio.current_time() >= until:
                 return
             else:
-                with trio.move_on_at(until):
-                    await self.changed.wait()
+                await network.postman.sleep_until(until)
         raise PeerError(f"The connection to peer {other.peer_id.short} was lost.")
 
 
@@ -114,8 +224,7 @@ class SimStream:
         "_open_window",
         "_peer_host",
         "_protocol",
-        "_readable",
-        "_reading",
+        "_reader",
         "_twin",
         "_writable",
         "inbound",
@@ -134,9 +243,8 @@ class SimStream:
         self._open_window = connection.ways[host.peer_id].link.window
         self._failure: str | None = None
         self._closed = False
-        self._readable = trio.lowlevel.ParkingLot()
-        self._writable = trio.lowlevel.ParkingLot()
-        self._reading: trio.CancelScope | None = None
+        self._reader: trio.lowlevel.Task | None = None
+        self._writable: trio.lowlevel.ParkingLot | None = None
         self.inbound = inbound
         connection.streams.add(self)
 
@@ -159,15 +267,19 @@ class SimStream:
         return self._protocol
 
     def wake(self) -> None:
-        self._readable.unpark_all()
-        self._writable.unpark_all()
+        """Something may have arrived, or never will: let the reader and the writer look."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            trio.lowlevel.reschedule(reader)
+        if self._writable is not None:
+            self._writable.unpark_all()
 
     def _deliver(self, arrival: float, data: bytes) -> None:
         """Put bytes (or the end of the stream) under way to this end's reader."""
+        arrival = self._host.network.postman.rounded(arrival)
+        if self._reader is not None and not self._inbox:
+            self._host.network.postman.wake_at(arrival, self)
         self._inbox.append((arrival, data))
-        if self._reading is not None and not self._blocked():
-            # The reader sleeps until then: waking it now would only make it look at the clock.
-            self._reading.deadline = min(self._reading.deadline, arrival)
 
     def break_off(self, why: str) -> None:
         """Fail this end: whatever it reads or writes from now on is a PeerError."""
@@ -181,21 +293,26 @@ class SimStream:
         if max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
         try:
-            await self._host.running()
-            await trio.lowlevel.checkpoint()
+            if not self._host.is_running:
+                await self._host.running()
+            # Cancellable, but no turn for others: this is memory, and turns are most of its cost.
+            await trio.lowlevel.checkpoint_if_cancelled()
             while True:
                 self._check()
-                arrival = self._inbox[0][0] if self._inbox else float("inf")
-                if arrival <= trio.current_time() and not self._blocked():
-                    return self._pop(max_bytes)
-                deadline = float("inf") if self._blocked() else arrival
-                with trio.move_on_at(deadline) as self._reading:
-                    await self._readable.park()
+                if self._inbox and not self._blocked():
+                    arrival = self._inbox[0][0]
+                    if arrival <= trio.current_time():
+                        return self._pop(max_bytes)
+                    self._host.network.postman.wake_at(arrival, self)
+                self._reader = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._stop_reading)
         except trio.Cancelled:
             self._reset_now()
             raise
-        finally:
-            self._reading = None
+
+    def _stop_reading(self, _: object) -> trio.lowlevel.Abort:
+        self._reader = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def _pop(self, max_bytes: int) -> bytes:
         arrival, data = self._inbox.popleft()
@@ -207,13 +324,15 @@ class SimStream:
             data = data[:max_bytes]
         back = self._connection.ways[self._host.peer_id].delay()
         self._twin._credits.append((trio.current_time() + back, len(data)))
-        self._twin._writable.unpark_all()
+        if self._twin._writable is not None:
+            self._twin._writable.unpark_all()
         return data
 
     async def write(self, data: Buffer) -> None:
         try:
-            await self._host.running()
-            await trio.lowlevel.checkpoint()
+            if not self._host.is_running:
+                await self._host.running()
+            await trio.lowlevel.checkpoint_if_cancelled()
             view = memoryview(data).cast("B")
             while view:
                 room = await self._window()
@@ -229,7 +348,7 @@ class SimStream:
 
     async def _window(self) -> int:
         """Wait until the peer takes more; returns how many bytes."""
-        stall = trio.current_time() + self._host.limits.stall_timeout
+        stall = inf
         while True:
             self._check_writable()
             now = trio.current_time()
@@ -237,13 +356,16 @@ class SimStream:
                 self._open_window += self._credits.popleft()[1]
             if self._open_window:
                 return self._open_window
+            stall = min(stall, now + self._host.limits.stall_timeout)
             if now >= stall:
                 self._reset_now()
                 raise PeerError(
                     f"Peer {self.peer.short} took nothing on {self.protocol} for "
                     f"{self._host.limits.stall_timeout:g} s."
                 )
-            coming = self._credits[0][0] if self._credits else float("inf")
+            coming = self._credits[0][0] if self._credits else inf
+            if self._writable is None:
+                self._writable = trio.lowlevel.ParkingLot()
             with trio.move_on_at(min(stall, coming)):
                 await self._writable.park()
 
