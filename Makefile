@@ -37,8 +37,10 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/python scripts/testnet.py --nodes 5 --demo
 
+# Two processes, a file of tests in one of them: most tests are bound by the processor, and the
+# testnets are many processes already.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # js-libp2p is installed here alone: without this, `make test` skips what needs it and says so.
 interop: $(STAMP)
