@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
+from typing import Protocol
 
 import msgpack
 import trio
@@ -12,6 +13,7 @@ import trio
 from ..errors import FormatError
 from .backend import NEVER, Row, RowKind, RowWriter
 from .counters import Counters
+from .diversity import network_group
 from .health import PeerHealth
 from .host import Host
 from .kad_wire import MAX_ADDRESSES_PER_PEER, PeerAddresses
@@ -31,6 +33,18 @@ class PeerEntry:
     connected: bool
 
 
+class PeerWatcher(Protocol):
+    """Wants to know what becomes of peers."""
+
+    def answered(self, peer: PeerId) -> None:
+        """`peer` answered one of our requests."""
+        ...
+
+    def lost(self, peer: PeerId) -> None:
+        """`peer` failed to answer so often that we do not count on it any more."""
+        ...
+
+
 class Contacts:
     """What every RPC, inbound or outbound, teaches about peers ends up here."""
 
@@ -41,15 +55,21 @@ class Contacts:
         self._rows = rows
         self._counters = counters
         self._restored: set[PeerId] = set()
+        self._watcher: PeerWatcher | None = None
+
+    def watch(self, watcher: PeerWatcher) -> None:
+        """Tell `watcher` from now on."""
+        self._watcher = watcher
 
     def answered(self, peer: PeerId, rtt: float | None) -> None:
         """`peer` answered one of our DHT requests: it lives and speaks the protocol."""
         now = trio.current_time()
         self.health.succeeded(peer, now, rtt)
         self._restored.discard(peer)
-        if self.table.seen(peer, now):
-            return
-        self._counters.add("table_full")
+        if not self.table.seen(peer, now, self._group(peer)):
+            self._counters.add("table_full")
+        if self._watcher is not None:
+            self._watcher.answered(peer)
 
     def failed(self, peer: PeerId, *, weight: int = 1) -> None:
         """`peer` did not answer in time, or (`weight` 2) answered nonsense."""
@@ -62,6 +82,16 @@ class Contacts:
         """The last connection to `peer` is gone: kept, unless there is no way back to it."""
         if not self._host.known_addresses(peer):
             self._evict(peer)
+
+    def departed(self, peer: PeerId) -> None:
+        """`peer` said goodbye, signed."""
+        self._counters.add("peers_departed")
+        self._forget(peer)
+
+    def is_met(self, peer: PeerId) -> bool:
+        """Whether `peer` has dealt with us in this run, and has not been lost since."""
+        met = peer in self.table and peer not in self._restored
+        return met or peer in self._host.connected_peers()
 
     def is_down(self, peer: PeerId) -> bool:
         return self.health.is_down(peer, trio.current_time())
@@ -109,8 +139,18 @@ class Contacts:
     def _evict(self, peer: PeerId) -> None:
         if peer in self.table:
             self._counters.add("peers_evicted")
+        self._forget(peer)
+        if self._watcher is not None:
+            self._watcher.lost(peer)
+
+    def _forget(self, peer: PeerId) -> None:
+        if peer in self.table:
             self._rows.delete(RowKind.PEER, bytes(peer), b"")
         self.table.evict(peer)
+
+    def _group(self, peer: PeerId) -> str | None:
+        """The network of a peer that is not in the table yet: once there, it stays."""
+        return None if peer in self.table else network_group(self._host.known_addresses(peer))
 
     # --- across restarts ----------------------------------------------------------------------
 
@@ -134,7 +174,7 @@ class Contacts:
             self._host.add_addresses(peer, addresses)
             if rtt is not None:
                 self.health.restore_rtt(peer, rtt)
-            self.table.seen(peer, trio.current_time())
+            self.table.seen(peer, trio.current_time(), self._group(peer))
             self._restored.add(peer)
             out.append(peer)
         return out

@@ -100,7 +100,7 @@ class Locator:
     @property
     def knows_everybody(self) -> bool:
         """Whether `everyone` is the whole mesh, so that there is nothing to walk to."""
-        return self._contacts.table.complete_bits() == 0
+        return self.knows_all or self._contacts.table.complete_bits() == 0
 
     def index(self) -> PeerIndex:
         """All peers taken into account, ourselves included."""

@@ -3,6 +3,12 @@
 A bucket holds up to k peers whose positions share exactly n leading bits with ours, least recently
 seen first. A peer that finds its bucket full waits in the bucket's replacement cache and moves up
 when a member is evicted.
+
+Whoever has many peers in few networks cannot keep others out: the share of one network is
+`MAX_PER_BUCKET` of a bucket and `MAX_PER_TABLE` of all. Kubo refuses what is beyond that; here it
+may fill places that are free, and has to make room when another network comes, so that a mesh
+inside one network works too. The caller says which network a peer is in; peers of none (private
+addresses) have no limit.
 """
 
 from __future__ import annotations
@@ -13,9 +19,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import nsmallest
 
-from .keyspace import common_bits, peer_position, position
+from .keyspace import BITS, common_bits, peer_position, position
 from .peer_id import PeerId
 
+MAX_PER_BUCKET = 2
+MAX_PER_TABLE = 10
 _MAX_REFRESH_DEPTH = 14
 
 
@@ -36,6 +44,8 @@ class RoutingTable:
         self._own_position = peer_position(own)
         self._k = k
         self._buckets: dict[int, _Bucket] = {}
+        self._groups: dict[PeerId, str] = {}
+        """Networks of members and of those that wait."""
 
     def __len__(self) -> int:
         return sum(len(bucket.members) for bucket in self._buckets.values())
@@ -56,28 +66,60 @@ class RoutingTable:
         bucket = self._buckets.get(self.bucket_of(peer))
         return None if bucket is None else bucket.members.get(peer)
 
-    def seen(self, peer: PeerId, now: float) -> bool:
-        """`peer` just proved to be alive; returns whether it is (now) a member."""
+    def seen(self, peer: PeerId, now: float, group: str | None = None) -> bool:
+        """`peer` of the network `group` just proved to be alive; returns whether it is a member.
+
+        A member keeps the network it was first seen in.
+        """
         if peer == self._own:
             return False
         bucket = self._buckets.setdefault(self.bucket_of(peer), _Bucket())
-        if peer in bucket.members or len(bucket.members) < self._k:
+        if peer not in bucket.members:
+            if group is not None:
+                self._groups[peer] = group
+            if len(bucket.members) >= self._k and not self._make_room(bucket, peer):
+                self._wait(bucket, peer, now)
+                return False
             bucket.waiting.pop(peer, None)
-            bucket.members[peer] = now
-            bucket.members.move_to_end(peer)
-            return True
-        bucket.waiting[peer] = now
+        bucket.members[peer] = now
+        bucket.members.move_to_end(peer)
+        return True
+
+    def _make_room(self, bucket: _Bucket, peer: PeerId) -> bool:
+        """Have a member that is beyond its network's share make room for one that is not."""
+        if self._is_beyond_share(bucket, peer):
+            return False
+        for member in bucket.members:
+            if self._is_beyond_share(bucket, member):
+                self._wait(bucket, member, bucket.members.pop(member))
+                return True
+        return False
+
+    def _wait(self, bucket: _Bucket, peer: PeerId, seen: float) -> None:
+        bucket.waiting[peer] = seen
         bucket.waiting.move_to_end(peer)
         while len(bucket.waiting) > self._k:
-            bucket.waiting.popitem(last=False)
-        return False
+            dropped, _ = bucket.waiting.popitem(last=False)
+            self._groups.pop(dropped, None)
+
+    def _is_beyond_share(self, bucket: _Bucket, peer: PeerId) -> bool:
+        """Whether other members leave no place for `peer` in the share of its network."""
+        group = self._groups.get(peer)
+        if group is None:
+            return False
+        here = sum(self._groups.get(other) == group for other in bucket.members if other != peer)
+        if here >= MAX_PER_BUCKET:
+            return True
+        return sum(self._groups.get(other) == group for other in self if other != peer) >= (
+            MAX_PER_TABLE
+        )
 
     def demote(self, peer: PeerId) -> None:
         """`peer` failed once: first to be looked at, and first to go for a waiting one."""
         bucket = self._buckets.get(self.bucket_of(peer))
         if bucket is None:
             return
-        bucket.waiting.pop(peer, None)
+        self._drop_waiting(bucket, peer)
         if peer in bucket.members:
             bucket.members.move_to_end(peer, last=False)
 
@@ -86,13 +128,20 @@ class RoutingTable:
         bucket = self._buckets.get(self.bucket_of(peer))
         if bucket is None:
             return None
-        bucket.waiting.pop(peer, None)
-        if bucket.members.pop(peer, None) is None or not bucket.waiting:
+        was_member = bucket.members.pop(peer, None) is not None
+        self._drop_waiting(bucket, peer)
+        if not was_member or not bucket.waiting:
             return None
-        risen, when = bucket.waiting.popitem(last=True)
-        bucket.members[risen] = when
+        newest = list(reversed(bucket.waiting))
+        risen = next((p for p in newest if not self._is_beyond_share(bucket, p)), newest[0])
+        bucket.members[risen] = bucket.waiting.pop(risen)
         bucket.members.move_to_end(risen, last=False)
         return risen
+
+    def _drop_waiting(self, bucket: _Bucket, peer: PeerId) -> None:
+        bucket.waiting.pop(peer, None)
+        if peer not in bucket.members:
+            self._groups.pop(peer, None)
 
     def closest(self, target: int, count: int) -> list[PeerId]:
         """The `count` members nearest to `target`, nearest first."""
@@ -107,6 +156,17 @@ class RoutingTable:
         """
         near = self.closest(self._own_position, self._k)
         return 0 if len(near) < self._k else self.bucket_of(near[-1]) + 1
+
+    def estimated_size(self) -> float:
+        """How many peers the mesh has, ourselves included, by how near the nearest k are.
+
+        With fewer than k known, these are all. Otherwise right within about 1 / sqrt(k).
+        """
+        near = self.closest(self._own_position, self._k)
+        if len(near) < self._k:
+            return 1.0 + len(near)
+        farthest = peer_position(near[-1]) ^ self._own_position
+        return self._k * 2.0**BITS / max(1, farthest)
 
     def stale_buckets(self, now: float, age: float) -> list[int]:
         """The full buckets, in which unknown peers may hide, that were not refreshed for `age`."""

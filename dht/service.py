@@ -17,6 +17,8 @@ from .boundary import as_peer_error
 from .contacts import PeerEntry
 from .context import DhtContext
 from .finder import Finder
+from .gossip import Gossip
+from .gossip_server import GossipServer
 from .host import Host
 from .kad_wire import PeerAddresses
 from .keyspace import check_digest, manifest_key
@@ -29,6 +31,7 @@ from .records import ChunkRecord, ChunkRecords
 from .records_wire import MAX_ZONE_CHARS
 from .server import Server
 from .settings import DhtSettings
+from .signing import Signer
 from .upkeep import Upkeep
 
 _CONNECT_WITHIN = 5.0
@@ -51,6 +54,8 @@ class Dht:
         settings: DhtSettings,
         wall_clock: Callable[[], float],
         rng: random.Random,
+        signer: Signer | None = None,
+        realm: bytes = b"",
     ) -> None:
         context = DhtContext.over(host, nursery, backend, settings, wall_clock, rng)
         self._context = context
@@ -63,8 +68,12 @@ class Dht:
         self._client = client = context.client
         self._chunks = chunks = ChunkRecords(host.peer_id, settings, rows, counters)
         self._manifests = manifests = ManifestStore(host.peer_id, settings, rows, counters)
+        self._gossip = None
+        if signer is not None and settings.map_members:
+            self._gossip = Gossip(context, signer, realm)
+            contacts.watch(self._gossip)
         self._queries = Queries(context)
-        self._locator = Locator(host, nursery, contacts, client, settings, counters)
+        self._locator = Locator(context, self._gossip)
         self._publisher = Publisher(context, self._locator, chunks, manifests)
         self._finder = Finder(context, self._locator, chunks)
         self._upkeep = Upkeep(context, self._queries, self._publisher, chunks, manifests)
@@ -208,6 +217,7 @@ class Dht:
         """Counters, and the sizes of what is kept; names are listed in docs/dht.md."""
         return {
             **self._counters.snapshot(),
+            **({} if self._gossip is None else self._gossip.sizes()),
             "table_peers": len(self._contacts.table),
             "chunk_records": len(self._chunks),
             "own_chunks": self._chunks.own_count,
@@ -232,11 +242,16 @@ class Dht:
         self._manifests.restore(of(RowKind.OWN_MANIFEST, RowKind.MANIFEST), now)
         self._contacts.restore(of(RowKind.PEER))
         self._upkeep.restore(of(RowKind.SCHEDULE))
+        if self._gossip is not None:
+            self._gossip.restore(of(RowKind.PEER_RECORD))
 
     def start(self) -> None:
         """Serve others, and begin the background work."""
         self._server.install()
         self._upkeep.start()
+        if self._gossip is not None:
+            GossipServer(self._context, self._gossip).install()
+            self._gossip.start()
 
     async def close(self) -> None:
         """Save everything, and let go of the streams. Takes 2 seconds for each at most.
@@ -249,6 +264,8 @@ class Dht:
             with trio.CancelScope(
                 shield=True, deadline=trio.current_time() + _CLOSE_WITHIN
             ) as scope:
+                if self._gossip is not None:
+                    await self._gossip.leave()
                 self._contacts.save()
                 await self._rows.flush()
             if scope.cancelled_caught:
@@ -275,6 +292,8 @@ async def open_dht(
     *,
     wall_clock: Callable[[], float] = time.time,
     rng: random.Random | None = None,
+    signer: Signer | None = None,
+    realm: bytes = b"",
 ) -> AsyncIterator[Dht]:
     """Run a node's DHT over `host` for the length of the block.
 
@@ -282,6 +301,8 @@ async def open_dht(
         backend: where records and peers survive a restart.
         wall_clock: Unix time; records expire by it.
         rng: source of jitter and random keys; seeded in simulations.
+        signer: the host's identity; without it this node takes no part in the full map.
+        realm: names the mesh; peer records signed for another are void.
 
     Raises:
         UsageError: a zone that cannot be told to others.
@@ -299,7 +320,7 @@ async def open_dht(
     saved = await backend.load()
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        dht = Dht(host, nursery, backend, settings, wall_clock, rng or random.Random())
+        dht = Dht(host, nursery, backend, settings, wall_clock, rng or random.Random(), signer, realm)
         dht.restore(saved)
         dht.start()
         try:

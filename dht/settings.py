@@ -49,6 +49,12 @@ class DhtSettings:
     written_burst: float = 131_072.0
     asked_per_second: float = 16_384.0
     asked_burst: float = 262_144.0
+    map_members: int = 500
+    """Up to how many members every node knows all others (the full map); 0: never."""
+    map_round: float = 30.0
+    map_refresh: float = 1200.0
+    """How often our peer record is signed again; it is believed for three times as long."""
+    map_fanout: int = 3
 
     @property
     def records_per_peer(self) -> int:

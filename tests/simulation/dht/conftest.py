@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgpack
 import pytest
 import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from meshnode.dht import Dht, DhtSettings, MemoryBackend, open_dht
 from meshnode.dht.backend import NEVER, RowKind
 from meshnode.dht.keyspace import common_bits, peer_position, position
@@ -42,14 +43,54 @@ class MeshNode:
         return self.host.peer_id
 
 
-class Mesh:
-    """Nodes that know each other through the first one."""
+@dataclass(frozen=True)
+class SimSigner:
+    """A simulated node's identity."""
 
-    def __init__(self, nursery: trio.Nursery, network: SimNetwork, settings: DhtSettings) -> None:
+    peer_id: PeerId
+    key: Ed25519PrivateKey
+
+    @classmethod
+    def of_seed(cls, seed: bytes) -> SimSigner:
+        key = Ed25519PrivateKey.from_private_bytes(seed)
+        return cls(PeerId.from_ed25519(key.public_key().public_bytes_raw()), key)
+
+    def sign(self, message: bytes, /) -> bytes:
+        return self.key.sign(message)
+
+
+class Mesh:
+    """Nodes that know each other through the first one.
+
+    With `full_map` they sign peer records, as real nodes do, and keep a map of all members.
+    """
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        network: SimNetwork,
+        settings: DhtSettings,
+        *,
+        full_map: bool = False,
+    ) -> None:
         self._nursery = nursery
         self.network = network
         self.settings = settings
         self.nodes: list[MeshNode] = []
+        self._full_map = full_map
+        self._signers: dict[PeerId, SimSigner] = {}
+        self._keys = random.Random(len("keys"))
+
+    def add_host(self, peer: PeerId | None = None) -> SimHost:
+        """A new host of the network, with a key of its own when the mesh has a full map."""
+        if peer is None and self._full_map:
+            signer = SimSigner.of_seed(self._keys.randbytes(32))
+            peer = signer.peer_id
+            self._signers[peer] = signer
+        return self.network.add_host(peer)
+
+    def signer(self, peer: PeerId) -> SimSigner | None:
+        return self._signers.get(peer)
 
     async def add(
         self,
@@ -59,7 +100,7 @@ class Mesh:
         peer: PeerId | None = None,
         bootstrap: bool = True,
     ) -> MeshNode:
-        host = self.network.add_host(peer)
+        host = self.add_host(peer)
         node: MeshNode = await self._nursery.start(
             self._live, host, backend or MemoryBackend(), settings or self.settings
         )
@@ -80,7 +121,14 @@ class Mesh:
     ) -> None:
         rng = random.Random(len(self.nodes))
         node_stopped = trio.Event()
-        async with open_dht(host, backend, settings, wall_clock=wall_clock, rng=rng) as dht:
+        async with open_dht(
+            host,
+            backend,
+            settings,
+            wall_clock=wall_clock,
+            rng=rng,
+            signer=self.signer(host.peer_id),
+        ) as dht:
             node = MeshNode(host, dht, backend, trio.Event(), node_stopped)
             task_status.started(node)
             await node.stopping.wait()
@@ -93,7 +141,7 @@ class Mesh:
 
     async def populate(self, count: int) -> None:
         """Start `count` nodes that have met before: each with k random peers per bucket saved."""
-        hosts = [self.network.add_host() for _ in range(count)]
+        hosts = [self.add_host() for _ in range(count)]
         rng = random.Random(count)
         for host in hosts:
             buckets: dict[int, list[SimHost]] = {}
@@ -133,11 +181,16 @@ class Mesh:
 
 @asynccontextmanager
 async def open_mesh(
-    count: int, *, settings: DhtSettings | None = None, seed: int = 1, latency: float = 0.01
+    count: int,
+    *,
+    settings: DhtSettings | None = None,
+    seed: int = 1,
+    latency: float = 0.01,
+    full_map: bool = False,
 ) -> AsyncIterator[Mesh]:
     link = SimLink(latency=latency)
     async with open_sim_network(seed=seed, link=link) as network, trio.open_nursery() as nursery:
-        mesh = Mesh(nursery, network, settings or DhtSettings())
+        mesh = Mesh(nursery, network, settings or DhtSettings(), full_map=full_map)
         await mesh.grow(count)
         yield mesh
         assert not [node for node in mesh.nodes if "upkeep_crashes" in node.dht.stats()]
