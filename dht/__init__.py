@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .backend import MemoryBackend, RecordBackend, Row, RowId
     from .contacts import PeerEntry
-    from .publisher import AnnounceReport, PeerFailure, StoreReport
+    from .publisher import AnnounceReport, PeerFailure
     from .records import ChunkRecord
     from .service import Dht, open_dht
     from .settings import MAX_VALUE_BYTES, DhtSettings
+    from .value_publisher import StoreReport
 
 __all__ = [
     "MAX_VALUE_BYTES",
@@ -47,7 +48,7 @@ _HOME_OF = {
     "RecordBackend": ".backend",
     "Row": ".backend",
     "RowId": ".backend",
-    "StoreReport": ".publisher",
+    "StoreReport": ".value_publisher",
     "open_dht": ".service",
 }
 

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import trio
+
+from .counters import Counters
 from .peer_id import PeerId
+from .settings import DhtSettings
 
 _FORGET_ABOVE = 1024
 
@@ -56,3 +60,30 @@ class KeyBudget:
             for peer, bucket in self._buckets.items()
             if self._filled(bucket, now) < self._burst
         }
+
+
+class OverBudgetError(Exception):
+    """A peer asks more than its share, where the protocol has no word to tell it."""
+
+
+class Budgets:
+    """What each peer may still write and ask, over all protocols."""
+
+    def __init__(self, settings: DhtSettings, counters: Counters) -> None:
+        self._counters = counters
+        self._written = KeyBudget(settings.written_per_second, settings.written_burst)
+        self._asked = KeyBudget(settings.asked_per_second, settings.asked_burst)
+
+    def write(self, sender: PeerId, keys: int) -> float:
+        """Charge `sender` for writing `keys`; 0, or the seconds until it may."""
+        return self._charge(self._written, sender, keys)
+
+    def ask(self, sender: PeerId, keys: int) -> float:
+        """Charge `sender` for asking about `keys`; 0, or the seconds until it may."""
+        return self._charge(self._asked, sender, keys)
+
+    def _charge(self, budget: KeyBudget, sender: PeerId, keys: int) -> float:
+        wait = budget.take(sender, keys, trio.current_time())
+        if wait:
+            self._counters.add("requests_over_budget")
+        return wait

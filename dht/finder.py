@@ -8,6 +8,7 @@ other responsible peers at once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import trio
@@ -15,13 +16,14 @@ import trio
 from .context import DhtContext
 from .fanout import Fanout
 from .kad_wire import PeerAddresses
-from .keyspace import chunk_position
+from .keyspace import chunk_key, chunk_position
 from .locator import Locator
 from .patience import Patience
 from .peer_id import PeerId
 from .records import ChunkRecord, ChunkRecords
 from .records_wire import Found
 from .settings import MAX_KEYS_PER_MESSAGE
+from .trace import QueryReport, Trace, Traces
 
 _FIRST_WAVE = 3
 _HOLDERS_ASKED_FOR = 8
@@ -31,6 +33,14 @@ _PATIENCE = 1.4
 _PATIENCE_WITH_SOME = 0.25
 
 _Answers = Fanout[list[tuple[Sequence[bytes], Found]]]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunksAnswer:
+    """Per digest everybody who holds the chunk, likely live peers first."""
+
+    holders: dict[bytes, list[ChunkRecord]]
+    query: QueryReport
 
 
 class _Search:
@@ -68,6 +78,7 @@ class Finder:
     def __init__(
         self,
         context: DhtContext,
+        traces: Traces,
         locator: Locator,
         chunks: ChunkRecords,
     ) -> None:
@@ -75,6 +86,7 @@ class Finder:
         self._host = context.host
         self._nursery = context.nursery
         self._contacts = context.contacts
+        self._traces = traces
         self._locator = locator
         self._client = context.client
         self._chunks = chunks
@@ -83,17 +95,26 @@ class Finder:
         self._wall_clock = context.wall_clock
         self._patience = Patience(context.counters)
 
-    async def find(self, digests: Sequence[bytes]) -> dict[bytes, list[ChunkRecord]]:
+    async def find(self, digests: Sequence[bytes]) -> ChunksAnswer:
         """Holders of each digest, ourselves included; an empty list when nobody is known."""
+        first = chunk_key(digests[0]) if digests else b""
+        trace = self._traces.begin("find_chunks", first, len(digests))
         search = _Search(digests, self._settings.enough_holders)
+        try:
+            await self._find(search, trace)
+        finally:
+            report = trace.close(found=sum(1 for held in search.found.values() if held))
+        holders = {d: self._ordered(held.values()) for d, held in search.found.items()}
+        return ChunksAnswer(holders, report)
+
+    async def _find(self, search: _Search, trace: Trace) -> None:
         self._counters.add("keys_sought", len(search.found))
         self._look_at_home(search)
         if wanted := search.open():
             position_of = {digest: chunk_position(digest) for digest in wanted}
             near = await self._locator.locate(position_of.values())
             responsible = {d: self._fastest_first(near[position_of[d]]) for d in wanted}
-            await self._ask_around(search, responsible)
-        return {digest: self._ordered(held.values()) for digest, held in search.found.items()}
+            await self._ask_around(search, responsible, trace)
 
     def _look_at_home(self, search: _Search) -> None:
         """Our own records. Old ones, or of peers that are down, settle nothing by themselves."""
@@ -114,12 +135,14 @@ class Finder:
 
         return sorted((peer for peer in peers if peer != self._own), key=cost)
 
-    async def _ask_around(self, search: _Search, responsible: dict[bytes, list[PeerId]]) -> None:
+    async def _ask_around(
+        self, search: _Search, responsible: dict[bytes, list[PeerId]], trace: Trace
+    ) -> None:
         answers: _Answers = Fanout(self._nursery, self._counters)
         try:
-            self._start_wave(search, answers, responsible, _FIRST_WAVE)
+            self._start_wave(search, answers, responsible, _FIRST_WAVE, trace)
             await self._listen(search, answers, trio.current_time() + _LATE_AFTER)
-            self._start_wave(search, answers, responsible, self._settings.k)
+            self._start_wave(search, answers, responsible, self._settings.k, trace)
             await self._listen(search, answers, trio.current_time() + _PATIENCE)
         finally:
             answers.close()
@@ -130,6 +153,7 @@ class Finder:
         answers: _Answers,
         responsible: dict[bytes, list[PeerId]],
         width: int,
+        trace: Trace,
     ) -> None:
         groups: dict[PeerId, list[bytes]] = {}
         for digest in search.open():
@@ -138,7 +162,7 @@ class Finder:
                     search.asked.add((peer, digest))
                     groups.setdefault(peer, []).append(digest)
         for peer, digests in groups.items():
-            answers.start(peer, partial(self._ask, peer, digests), _LATE_AFTER)
+            answers.start(peer, partial(self._ask, peer, digests, trace), _LATE_AFTER)
 
     async def _listen(self, search: _Search, answers: _Answers, until: float) -> None:
         """Until all is settled, all have answered, or `until`; less when only more is missing."""
@@ -151,13 +175,14 @@ class Finder:
                 self._merge(search, found, digests)
 
     async def _ask(
-        self, peer: PeerId, digests: Sequence[bytes]
+        self, peer: PeerId, digests: Sequence[bytes], trace: Trace
     ) -> list[tuple[Sequence[bytes], Found]]:
         out: list[tuple[Sequence[bytes], Found]] = []
         for start in range(0, len(digests), MAX_KEYS_PER_MESSAGE):
             batch = digests[start : start + MAX_KEYS_PER_MESSAGE]
             ask = partial(self._client.find, peer, batch, _HOLDERS_ASKED_FOR)
-            found = await self._patience.ask(peer, ask)
+            with trace.asking(peer, keys=len(batch)):
+                found = await self._patience.ask(peer, ask)
             # Here, so that even an answer that comes too late teaches addresses.
             self._contacts.learn(PeerAddresses(p.peer, p.addresses) for p in found.peers)
             out.append((batch, found))

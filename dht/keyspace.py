@@ -18,7 +18,7 @@ from .peer_id import PeerId
 BITS = 256
 DIGEST_BYTES = 32
 _BLAKE3_MULTIHASH = b"\x1e\x20"
-_MANIFEST_NAMESPACE = b"/meshnode/"
+MANIFEST_NAMESPACE = b"/meshnode/"
 
 
 def check_digest(digest: bytes) -> None:
@@ -38,7 +38,7 @@ def chunk_key(digest: bytes) -> bytes:
 
 def manifest_key(digest: bytes) -> bytes:
     """The key of a manifest on the standard wire."""
-    return _MANIFEST_NAMESPACE + digest
+    return MANIFEST_NAMESPACE + digest
 
 
 def digest_of_chunk_key(key: bytes) -> bytes:
@@ -56,7 +56,7 @@ def digest_of_manifest_key(key: bytes) -> bytes:
     Raises:
         FormatError: of another namespace or length.
     """
-    return _strip(key, _MANIFEST_NAMESPACE, "a manifest key")
+    return _strip(key, MANIFEST_NAMESPACE, "a manifest key")
 
 
 def _strip(key: bytes, prefix: bytes, what: str) -> bytes:
@@ -81,7 +81,7 @@ def chunk_position(digest: bytes) -> int:
 
 
 def manifest_position(digest: bytes) -> int:
-    return position(_MANIFEST_NAMESPACE + digest)
+    return position(MANIFEST_NAMESPACE + digest)
 
 
 def common_bits(a: int, b: int) -> int:

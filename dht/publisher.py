@@ -1,35 +1,36 @@
-"""Telling the mesh what we hold: announcements, withdrawals, manifests, and repeating them.
+"""Telling the mesh which chunks we hold, and which no longer.
 
 Keys are grouped by the peers responsible for them: one request per peer carries all of its keys. A
-key that too few peers took is offered to the next nearest ones, as those that failed are then known
-to be down.
+key that too few peers took, because they failed or were full, is offered to the next nearest; and
+if that was in vain, soon again.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import trio
 
-from ..errors import MeshError, UsageError
+from ..errors import UsageError
 from .boundary import as_peer_error
 from .context import DhtContext
-from .keyspace import BITS, check_digest, chunk_position, manifest_position
+from .keyspace import check_digest, chunk_key, chunk_position
 from .locator import Locator
-from .manifests import ManifestStore, check_manifest
 from .patience import Patience
 from .peer_id import PeerId
 from .records import ChunkRecords
 from .records_wire import Verdict
 from .settings import MAX_KEYS_PER_MESSAGE
+from .trace import QueryReport, Request, Trace, Traces
+from .untold import Untold
 
 _PARALLEL_PEERS = 64
+_PARALLEL_SPREADS = 4
+_KEYS_AT_ONCE = 32_768
 _PASSES = 3
-_OFFERED_MANIFESTS = 2_000
-_OFFER_PAUSE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +46,16 @@ class AnnounceReport:
     """What became of an announcement.
 
     `stored` maps each digest to how many peers besides ourselves took its record; `refused` counts
-    keys by the reason a peer gave.
+    keys by the reason a peer gave; `pending` keys were taken by too few, and are told again soon.
     """
 
     stored: Mapping[bytes, int]
     asked: tuple[PeerId, ...]
     failed: tuple[PeerFailure, ...]
     refused: Mapping[str, int]
+    pending: int
+    queries: tuple[QueryReport, ...]
+    """One for each 32,768 keys."""
 
     @property
     def weakest(self) -> int:
@@ -59,16 +63,8 @@ class AnnounceReport:
         return min(self.stored.values(), default=0)
 
 
-@dataclass(frozen=True, slots=True)
-class StoreReport:
-    """The peers besides ourselves that keep a manifest, and those that failed to."""
-
-    stored_on: tuple[PeerId, ...]
-    failed: tuple[PeerFailure, ...]
-
-
 @dataclass(slots=True)
-class _Tally:
+class Tally:
     """Collects an `AnnounceReport`."""
 
     stored: dict[bytes, int]
@@ -76,34 +72,40 @@ class _Tally:
     failed: dict[PeerId, str] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
     told: set[tuple[PeerId, bytes]] = field(default_factory=set)
+    queries: list[QueryReport] = field(default_factory=list)
 
-    def report(self) -> AnnounceReport:
+    def report(self, pending: int) -> AnnounceReport:
         failed = tuple(PeerFailure(peer, reason) for peer, reason in self.failed.items())
-        return AnnounceReport(self.stored, tuple(self.asked), failed, dict(self.refused))
+        return AnnounceReport(
+            self.stored,
+            tuple(self.asked),
+            failed,
+            dict(self.refused),
+            pending,
+            tuple(self.queries),
+        )
 
 
 class Publisher:
-    """Our own records, and who has been told of them."""
+    """Our own chunk records, and who has been told of them."""
 
     def __init__(
-        self,
-        context: DhtContext,
-        locator: Locator,
-        chunks: ChunkRecords,
-        manifests: ManifestStore,
+        self, context: DhtContext, traces: Traces, locator: Locator, chunks: ChunkRecords
     ) -> None:
         self._own = context.own
-        self._locator = locator
         self._client = context.client
-        self._chunks = chunks
-        self._manifests = manifests
         self._settings = context.settings
         self._counters = context.counters
+        self._wall_clock = context.wall_clock
+        self._traces = traces
+        self._locator = locator
+        self._chunks = chunks
         self._patience = Patience(context.counters)
-        self._offered: dict[PeerId, float] = {}
-        """Peers that have all they are responsible for, and since when (trio time)."""
+        self._spreads = trio.CapacityLimiter(_PARALLEL_SPREADS)
+        self._under_way: set[bytes] = set()
+        self.untold = Untold(context.rows)
 
-    # --- chunks -------------------------------------------------------------------------------
+    # --- announcing ---------------------------------------------------------------------------
 
     def hold(self, chunks: Iterable[tuple[bytes, int]]) -> dict[bytes, int]:
         """Remember that we hold `chunks` (digest, stored size), and will say so until withdrawn.
@@ -118,43 +120,137 @@ class Publisher:
                 raise UsageError(f"A chunk of {size} bytes cannot be announced.")
         for digest, size in held.items():
             self._chunks.hold(digest, size)
+        self.untold.add(held, self._wall_clock())
         return held
 
-    async def spread(self, held: Mapping[bytes, int]) -> AnnounceReport:
-        """Tell the peers responsible for the keys of `held` that we hold them."""
-        tally = _Tally(dict.fromkeys(held, 0))
-        position_of = {digest: chunk_position(digest) for digest in held}
-        for peer in self._locator.down():
-            tally.failed[peer] = "not answering lately"
-        todo = list(held)
-        for _ in range(_PASSES):
-            near = await self._locator.locate(position_of[digest] for digest in todo)
-            groups: dict[PeerId, list[tuple[bytes, int]]] = {}
-            for digest in todo:
-                for peer in near[position_of[digest]]:
-                    if peer != self._own and (peer, digest) not in tally.told:
-                        groups.setdefault(peer, []).append((digest, held[digest]))
-            if not groups:
-                break
-            await self._announce_to_all(groups, tally)
-            todo = [d for d in todo if tally.stored[d] < self._settings.enough_holders]
-            if not todo:
-                break
-        self._forget_offers_except(self._locator.everyone() - set(tally.failed))
+    async def spread(self, held: Mapping[bytes, int], *, upkeep: bool = False) -> AnnounceReport:
+        """Tell the peers responsible for the keys of `held` that we hold them.
+
+        A few thousand keys at a time, and few callers at a time: whoever has much to tell waits.
+        """
+        tally = Tally(dict.fromkeys(held, 0))
+        keys = list(held)
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            async with self._spreads:
+                batch = keys[start : start + _KEYS_AT_ONCE]
+                self._under_way.update(batch)
+                try:
+                    await self._spread(batch, held, tally, upkeep=upkeep)
+                finally:
+                    self._under_way.difference_update(batch)
         self._counters.add("keys_announced", len(held))
-        return tally.report()
+        return tally.report(sum(1 for digest in held if digest in self.untold))
+
+    async def retell(self, count: int) -> bool:
+        """Announce again up to `count` keys that too few peers know of; whether any was told."""
+        digests = self.untold.oldest(count, without=self._under_way)
+        sizes = self._chunks.own_sizes(digests)
+        held = {d: size for d, size in zip(digests, sizes, strict=True) if size is not None}
+        self.untold.told(digest for digest in digests if digest not in held)
+        before = len(self.untold)
+        await self.spread(held, upkeep=True)
+        self._counters.add("keys_retold", len(held))
+        return len(self.untold) < before or not held
+
+    async def _spread(
+        self, keys: Sequence[bytes], held: Mapping[bytes, int], tally: Tally, *, upkeep: bool
+    ) -> None:
+        trace = self._traces.begin("announce", chunk_key(keys[0]), len(keys), upkeep=upkeep)
+        try:
+            for peer in self._locator.down():
+                tally.failed[peer] = "not answering lately"
+            todo = list(keys)
+            for number in range(_PASSES):
+                groups = await self._grouped(todo, held, tally, first=number == 0)
+                if not groups:
+                    break
+                await self._announce_to_all(groups, tally, trace)
+                todo = [d for d in todo if tally.stored[d] < self._settings.enough_holders]
+        finally:
+            self._strike_off(keys, tally)
+            found = sum(1 for digest in keys if tally.stored[digest])
+            tally.queries.append(trace.close(found=found))
+
+    async def _grouped(
+        self, todo: Sequence[bytes], held: Mapping[bytes, int], tally: Tally, *, first: bool
+    ) -> dict[PeerId, list[tuple[bytes, int]]]:
+        """Whom to tell what: the k nearest, later on the next nearest that were not asked yet."""
+        k, more = self._settings.k, 2 * self._settings.enough_holders
+        position_of = {digest: chunk_position(digest) for digest in todo}
+        near = await self._locator.locate(position_of.values())
+        index = None if first else self._locator.index()
+        groups: dict[PeerId, list[tuple[bytes, int]]] = {}
+        for digest, position in position_of.items():
+            peers = near[position] if index is None else index.closest(position, 2 * k)
+            fresh = [p for p in peers if p != self._own and (p, digest) not in tally.told]
+            for peer in fresh if first else fresh[:more]:
+                groups.setdefault(peer, []).append((digest, held[digest]))
+        return groups
+
+    def _strike_off(self, keys: Sequence[bytes], tally: Tally) -> None:
+        """What enough peers took needs no further telling: as many as there are, if few."""
+        others = len(self._locator.everyone())
+        goal = min(self._settings.enough_holders, others)
+        if goal:
+            self.untold.told(digest for digest in keys if tally.stored[digest] >= goal)
+
+    async def _announce_to_all(
+        self, groups: Mapping[PeerId, Sequence[tuple[bytes, int]]], tally: Tally, trace: Trace
+    ) -> None:
+        limiter = trio.CapacityLimiter(_PARALLEL_PEERS)
+
+        async def tell(peer: PeerId, chunks: Sequence[tuple[bytes, int]]) -> None:
+            async with limiter:
+                await self.announce_to(peer, chunks, tally, trace)
+
+        async with trio.open_nursery() as nursery:
+            for peer, chunks in groups.items():
+                nursery.start_soon(tell, peer, chunks)
+
+    async def announce_to(
+        self, peer: PeerId, chunks: Sequence[tuple[bytes, int]], tally: Tally, trace: Trace
+    ) -> None:
+        """All of one peer's keys, batch after batch; the first failure ends it."""
+        tally.asked[peer] = None
+        tally.told.update((peer, digest) for digest, _ in chunks)
+        for start in range(0, len(chunks), MAX_KEYS_PER_MESSAGE):
+            # What was let go meanwhile must not be announced after its withdrawal.
+            batch = [
+                chunk
+                for chunk in chunks[start : start + MAX_KEYS_PER_MESSAGE]
+                if self._chunks.holds(chunk[0])
+            ]
+            if not batch:
+                continue
+            try:
+                with trace.asking(peer, keys=len(batch)) as request:
+                    await self._announce_batch(peer, batch, tally, request)
+            except Exception as error:  # noqa: BLE001 - task boundary: one peer must not end the rest
+                tally.failed[peer] = as_peer_error(error, peer, self._counters).message
+                return
+
+    async def _announce_batch(
+        self, peer: PeerId, batch: Sequence[tuple[bytes, int]], tally: Tally, request: Request
+    ) -> None:
+        zone, ttl = self._settings.zone, int(self._settings.record_ttl)
+        ask = partial(self._client.announce, peer, zone, ttl, batch)
+        verdicts = await self._patience.ask(peer, ask)
+        refused: Counter[str] = Counter()
+        for (digest, _), verdict in zip(batch, verdicts, strict=True):
+            if verdict is Verdict.STORED:
+                tally.stored[digest] += 1
+            else:
+                refused[verdict.name.lower()] += 1
+        tally.refused.update(refused)
+        reasons = ", ".join(f"{count} {reason}" for reason, count in refused.items())
+        request.end("refused" if reasons else "stored", reasons)
+
+    # --- withdrawing --------------------------------------------------------------------------
 
     def let_go(self, digests: Sequence[bytes]) -> None:
-        """Stop holding and repeating these chunks and manifests; nobody is told yet.
-
-        Raises:
-            UsageError: not a digest; then nothing has changed.
-        """
-        for digest in digests:
-            check_digest(digest)
+        """Stop holding and repeating these chunks; nobody is told yet."""
         self._chunks.let_go(digests)
-        for digest in digests:
-            self._manifests.forget_own(digest)
+        self.untold.told(digests)
 
     async def tell_withdrawn(self, digests: Sequence[bytes]) -> None:
         """Tell the peers that were told of `digests` that we hold them no longer.
@@ -174,47 +270,6 @@ class Publisher:
             for peer, keys in groups.items():
                 nursery.start_soon(self._withdraw_from, peer, keys)
 
-    async def _announce_to_all(
-        self, groups: Mapping[PeerId, Sequence[tuple[bytes, int]]], tally: _Tally
-    ) -> None:
-        limiter = trio.CapacityLimiter(_PARALLEL_PEERS)
-
-        async def tell(peer: PeerId, chunks: Sequence[tuple[bytes, int]]) -> None:
-            async with limiter:
-                await self._announce_to(peer, chunks, tally)
-
-        async with trio.open_nursery() as nursery:
-            for peer, chunks in groups.items():
-                nursery.start_soon(tell, peer, chunks)
-
-    async def _announce_to(
-        self, peer: PeerId, chunks: Sequence[tuple[bytes, int]], tally: _Tally
-    ) -> None:
-        """All of one peer's keys, batch after batch; the first failure ends it."""
-        tally.asked[peer] = None
-        tally.told.update((peer, digest) for digest, _ in chunks)
-        zone, ttl = self._settings.zone, int(self._settings.record_ttl)
-        for start in range(0, len(chunks), MAX_KEYS_PER_MESSAGE):
-            # What was let go meanwhile must not be announced after its withdrawal.
-            batch = [
-                chunk
-                for chunk in chunks[start : start + MAX_KEYS_PER_MESSAGE]
-                if self._chunks.holds(chunk[0])
-            ]
-            if not batch:
-                continue
-            try:
-                ask = partial(self._client.announce, peer, zone, ttl, batch)
-                verdicts = await self._patience.ask(peer, ask)
-            except Exception as error:  # noqa: BLE001 - task boundary: one peer must not end the rest
-                tally.failed[peer] = as_peer_error(error, peer, self._counters).message
-                return
-            for (digest, _), verdict in zip(batch, verdicts, strict=True):
-                if verdict is Verdict.STORED:
-                    tally.stored[digest] += 1
-                else:
-                    tally.refused[verdict.name.lower()] += 1
-
     async def _withdraw_from(self, peer: PeerId, digests: Sequence[bytes]) -> None:
         for start in range(0, len(digests), MAX_KEYS_PER_MESSAGE):
             batch = digests[start : start + MAX_KEYS_PER_MESSAGE]
@@ -228,109 +283,3 @@ class Publisher:
                 # Its records of ours expire by themselves.
                 self._counters.add("withdrawals_failed")
                 return
-
-    # --- manifests ----------------------------------------------------------------------------
-
-    async def put_manifest(self, digest: bytes, value: bytes) -> StoreReport:
-        """Keep a manifest as ours, and store it on the k nearest peers.
-
-        Raises:
-            RefusedError: larger than the DHT keeps.
-            IntegrityError: `value` is not what `digest` names.
-        """
-        check_manifest(digest, value)
-        self._manifests.put_own(digest, value)
-        return await self.spread_manifest(digest, value)
-
-    async def spread_manifest(self, digest: bytes, value: bytes) -> StoreReport:
-        target = manifest_position(digest)
-        stored: dict[PeerId, None] = {}
-        failed = dict.fromkeys(self._locator.down(), "not answering lately")
-        tried: set[PeerId] = {self._own}
-
-        async def put(peer: PeerId) -> None:
-            try:
-                await self._client.put_manifest(peer, digest, value)
-            except Exception as error:  # noqa: BLE001 - task boundary: one peer must not end the rest
-                failed[peer] = as_peer_error(error, peer, self._counters).message
-            else:
-                stored[peer] = None
-                failed.pop(peer, None)
-
-        for _ in range(_PASSES):
-            near = (await self._locator.locate([target]))[target]
-            fresh = [peer for peer in near if peer not in tried]
-            if not fresh or len(stored) >= self._settings.enough_holders:
-                break
-            tried.update(fresh)
-            async with trio.open_nursery() as nursery:
-                for peer in fresh:
-                    nursery.start_soon(put, peer)
-        self._forget_offers_except(self._locator.everyone() - set(failed))
-        self._counters.add("manifests_put")
-        return StoreReport(
-            tuple(stored), tuple(PeerFailure(peer, reason) for peer, reason in failed.items())
-        )
-
-    # --- repeating ----------------------------------------------------------------------------
-
-    async def offer(self, peer: PeerId) -> None:
-        """Give a peer that has just (re)appeared the records of ours it is responsible for.
-
-        A peer that was there at all announcements since its last offer is not bothered again.
-        """
-        since = self._offered.get(peer)
-        if since is not None and trio.current_time() - since < self._settings.republish:
-            return
-        tally = _Tally({})
-        own = self._chunks.own()
-        mine = self._responsible(peer, own, chunk_position)
-        for start in range(0, len(mine), MAX_KEYS_PER_MESSAGE):
-            batch = [(digest, own[digest]) for digest in mine[start : start + MAX_KEYS_PER_MESSAGE]]
-            tally.stored.update({digest: 0 for digest, _ in batch})
-            await self._announce_to(peer, batch, tally)
-            if peer in tally.failed:
-                return
-            await trio.sleep(_OFFER_PAUSE)
-        if await self._offer_manifests(peer):
-            self._offered[peer] = trio.current_time()
-            self._counters.add("offers_made")
-
-    async def _offer_manifests(self, peer: PeerId) -> bool:
-        digests = self._responsible(peer, self._manifests.own_digests(), manifest_position)
-        for digest in digests[-_OFFERED_MANIFESTS:]:
-            value = self._manifests.own_value(digest)
-            if value is None:
-                continue
-            try:
-                await self._client.put_manifest(peer, digest, value)
-            except MeshError:
-                self._counters.add("offers_failed")
-                return False
-        return True
-
-    def _responsible(
-        self, peer: PeerId, digests: Iterable[bytes], position: Callable[[bytes], int]
-    ) -> list[bytes]:
-        """Those of `digests` for which `peer` is among the k nearest."""
-        index, k = self._locator.index(), self._settings.k
-        return [d for d in digests if index.is_among_closest(peer, position(d), k)]
-
-    def _forget_offers_except(self, reached: set[PeerId]) -> None:
-        self._offered = {p: since for p, since in self._offered.items() if p in reached}
-
-    async def repeat(self, stretch: int, stretches: int) -> None:
-        """Announce and store again our records in one of equal `stretches` of the keyspace."""
-
-        def due(target: int) -> bool:
-            return target * stretches >> BITS == stretch
-
-        own = self._chunks.own()
-        held = {digest: size for digest, size in own.items() if due(chunk_position(digest))}
-        if held:
-            await self.spread(held)
-        for digest in self._manifests.own_digests():
-            value = self._manifests.own_value(digest)
-            if value is not None and due(manifest_position(digest)):
-                await self.spread_manifest(digest, value)
-        self._counters.add("keys_repeated", len(held))

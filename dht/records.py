@@ -80,6 +80,19 @@ class ChunkRecords:
         """Whether we hold this chunk ourselves."""
         return digest in self._own
 
+    def own_sizes(self, digests: Iterable[bytes]) -> tuple[int | None, ...]:
+        """The size of each chunk as we hold it, None where we do not."""
+        return tuple(self._own.get(digest) for digest in digests)
+
+    def knows(self, publisher: PeerId, digest: bytes) -> bool:
+        """Whether a record of `publisher` about `digest` is kept here."""
+        share = self._shares.get(publisher)
+        return share is not None and digest in share.chunks
+
+    def by_publisher(self) -> list[tuple[PeerId, list[bytes]]]:
+        """What is kept for others, as it is now."""
+        return [(publisher, list(share.chunks)) for publisher, share in self._shares.items()]
+
     def hold(self, digest: bytes, size: int) -> None:
         """We hold this chunk ourselves."""
         self._own[digest] = size

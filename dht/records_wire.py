@@ -48,6 +48,8 @@ class Verdict(IntEnum):
     FAR = 2
     """The node is full, and keeps what lies nearer to it."""
     INVALID = 3
+    OUTDATED = 4
+    """The node keeps a newer value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +177,14 @@ def encode_answer(answer: Answer) -> bytes:
             return _pack([_WITHDRAW, removed])
         case Neighbours(bits, near):
             return _pack([_NEAR, bits, [[bytes(p.peer), list(p.addresses)] for p in near]])
-        case Refused(reason, retry_after):
-            millis = [] if retry_after is None else [min(ceil(1000 * retry_after), _MAX_RETRY_MS)]
-            return _pack([_REFUSED, reason, *millis])
+        case Refused():
+            return encode_refusal(answer)
+
+
+def encode_refusal(refused: Refused) -> bytes:
+    wait = refused.retry_after
+    millis = [] if wait is None else [min(ceil(1000 * wait), _MAX_RETRY_MS)]
+    return _pack([_REFUSED, refused.reason, *millis])
 
 
 def _pack(message: list[object]) -> bytes:
@@ -196,17 +203,19 @@ def decode_request(data: bytes) -> Request:
     """
     match _unpack(data):
         case [1, str(zone), int(ttl), bytes(keys), bytes(sizes)]:
-            digests = _digests(keys)
+            digests = decode_digests(keys)
             if len(sizes) != 4 * len(digests) or not 0 < ttl <= _MAX_TTL:
                 raise FormatError("An announcement whose columns do not fit each other.")
-            return Announce(_zone(zone), ttl, digests, Struct(f">{len(digests)}I").unpack(sizes))
+            return Announce(
+                decode_zone(zone), ttl, digests, Struct(f">{len(digests)}I").unpack(sizes)
+            )
         case [2, bytes(keys), int(limit)] if 0 < limit <= MAX_HOLDERS_PER_KEY:
-            return Find(_digests(keys), limit)
+            return Find(decode_digests(keys), limit)
         case [3, bytes(keys)]:
-            return Withdraw(_digests(keys))
+            return Withdraw(decode_digests(keys))
         case [4, bytes(column), list(addresses)] if len(column) <= MAX_TARGETS * DIGEST_BYTES:
-            targets = tuple(int.from_bytes(target, "big") for target in _digests(column))
-            return Near(targets, _addresses(addresses))
+            targets = tuple(int.from_bytes(target, "big") for target in decode_digests(column))
+            return Near(targets, decode_addresses(addresses))
     raise FormatError("Bytes are not a request of the records protocol.")
 
 
@@ -225,12 +234,20 @@ def decode_answer(data: bytes, expected: type[_A], keys: int) -> _A | Refused:
     raise FormatError("An answer to another question than was asked.")
 
 
-def _decode_any_answer(message: object, keys: int) -> Answer:
+def decode_refusal(message: object) -> Refused | None:
+    """The refusal in an unpacked answer; None when it is something else."""
     match message:
         case [0, str(reason)]:
             return Refused(_word(reason))
         case [0, str(reason), int(millis)] if 0 <= millis <= _MAX_RETRY_MS:
             return Refused(_word(reason), millis / 1000)
+    return None
+
+
+def _decode_any_answer(message: object, keys: int) -> Answer:
+    if (refused := decode_refusal(message)) is not None:
+        return refused
+    match message:
         case [1, bytes(verdicts)] if len(verdicts) == keys:
             try:
                 return Verdicts(tuple(map(Verdict, verdicts)))
@@ -251,14 +268,20 @@ def _unpack(data: bytes) -> object:
     return unpack(data)
 
 
-def _digests(column: bytes) -> tuple[bytes, ...]:
+def decode_digests(column: bytes) -> tuple[bytes, ...]:
+    """The digests in a packed column, as many as a message may carry.
+
+    Raises:
+        FormatError: not such a column.
+    """
     count, rest = divmod(len(column), DIGEST_BYTES)
     if rest or count > MAX_KEYS_PER_MESSAGE:
         raise FormatError(f"A column of {len(column)} bytes is not a list of digests we accept.")
     return tuple(column[i : i + DIGEST_BYTES] for i in range(0, len(column), DIGEST_BYTES))
 
 
-def _zone(text: str) -> str:
+def decode_zone(text: str) -> str:
+    """`text` when it can be a zone; FormatError otherwise."""
     if len(text) > MAX_ZONE_CHARS or not (text.isprintable() or not text):
         raise FormatError("A zone is a short printable word.")
     return text
@@ -290,18 +313,21 @@ def _take(holders: Iterator[Holder], count: int, peers: int) -> Iterator[Holder]
 def _holder_peer(entry: object) -> HolderPeer:
     match entry:
         case [bytes(peer), str(zone), list(addresses)]:
-            return HolderPeer(PeerId.from_bytes(peer), _zone(zone), _addresses(addresses))
+            return HolderPeer(
+                PeerId.from_bytes(peer), decode_zone(zone), decode_addresses(addresses)
+            )
     raise FormatError("An entry of the table of peers is malformed.")
 
 
 def _neighbour(entry: object) -> PeerAddresses:
     match entry:
         case [bytes(peer), list(addresses)]:
-            return PeerAddresses(PeerId.from_bytes(peer), _addresses(addresses))
+            return PeerAddresses(PeerId.from_bytes(peer), decode_addresses(addresses))
     raise FormatError("An entry of the list of neighbours is malformed.")
 
 
-def _addresses(found: Sequence[object]) -> tuple[str, ...]:
+def decode_addresses(found: Sequence[object]) -> tuple[str, ...]:
+    """The first eight texts of a list; FormatError when one of them is no short text."""
     texts = found[:MAX_ADDRESSES_PER_PEER]
     if not all(isinstance(text, str) and len(text) <= _MAX_ADDRESS_CHARS for text in texts):
         raise FormatError("An address is a short text.")

@@ -11,28 +11,42 @@ from itertools import islice
 import structlog
 import trio
 
-from ..errors import MeshError, UsageError
+from ..errors import MeshError, RefusedError, UsageError
 from .backend import RecordBackend, Row, RowKind
 from .boundary import as_peer_error
+from .budget import Budgets
+from .confirmations import Confirmations
 from .contacts import PeerEntry
 from .context import DhtContext
-from .finder import Finder
+from .finder import ChunksAnswer, Finder
 from .gossip import Gossip
 from .gossip_server import GossipServer
+from .handover import Handover, HandoverReport
+from .handover_answers import HandoverAnswers
 from .host import Host
+from .kad_answers import KadAnswers
 from .kad_wire import PeerAddresses
-from .keyspace import check_digest, manifest_key
+from .keyspace import MANIFEST_NAMESPACE, check_digest, manifest_key
 from .locator import Locator
-from .manifests import ManifestStore
+from .mailboxes import Mailboxes, check_notice
+from .names import NAME_NAMESPACE, NameRecord
+from .notices import Notice
 from .peer_id import PeerId
-from .publisher import AnnounceReport, Publisher, StoreReport
-from .query import LookupResult, Queries
+from .publisher import AnnounceReport, Publisher
+from .query import LookupResult, Plan, Queries
 from .records import ChunkRecord, ChunkRecords
+from .records_answers import RecordsAnswers
 from .records_wire import MAX_ZONE_CHARS
+from .repeating import Repeater
 from .server import Server
 from .settings import DhtSettings
 from .signing import Signer
+from .trace import QueryReport, Traces
 from .upkeep import Upkeep
+from .validators import check_manifest, check_value
+from .value_publisher import StoreReport, ValuePublisher
+from .value_reader import ManifestAnswer, NameAnswer, NoticesAnswer, ValueReader
+from .values import ValueStore
 
 _CONNECT_WITHIN = 5.0
 _GREETINGS_AT_ONCE = 8
@@ -63,21 +77,56 @@ class Dht:
         self._wall_clock = wall_clock
         self._counters = counters = context.counters
         self._rows = rows = context.rows
-        self._contacts = contacts = context.contacts
+        self._contacts = context.contacts
         self._rpc = context.rpc
-        self._client = client = context.client
+        self._client = context.client
         self._chunks = chunks = ChunkRecords(host.peer_id, settings, rows, counters)
-        self._manifests = manifests = ManifestStore(host.peer_id, settings, rows, counters)
+        self._values = values = ValueStore(host.peer_id, settings, rows, counters)
+        self._mailboxes = mailboxes = Mailboxes(settings, rows, counters)
+        self._traces = traces = Traces(wall_clock)
+        self._queries = queries = Queries(context, traces)
         self._gossip = None
         if signer is not None and settings.map_members:
             self._gossip = Gossip(context, signer, realm)
             contacts.watch(self._gossip)
-        self._queries = Queries(context)
-        self._locator = Locator(context, self._gossip)
-        self._publisher = Publisher(context, self._locator, chunks, manifests)
-        self._finder = Finder(context, self._locator, chunks)
-        self._upkeep = Upkeep(context, self._queries, self._publisher, chunks, manifests)
-        self._server = Server(context, chunks, manifests, self._upkeep.heard)
+        self._locator = locator = Locator(context, self._gossip)
+        self._publisher = Publisher(context, traces, locator, chunks)
+        self._value_publisher = ValuePublisher(context, traces, queries, locator)
+        self._finder = Finder(context, traces, locator, chunks)
+        self._reader = ValueReader(
+            context, queries, locator, values, mailboxes, self._value_publisher
+        )
+        self._repeater = Repeater(
+            context,
+            traces,
+            locator,
+            self._publisher,
+            self._value_publisher,
+            chunks,
+            values,
+            mailboxes,
+        )
+        self._handover = Handover(context, locator, chunks, values, mailboxes)
+        self._confirmations = Confirmations(context, chunks)
+        self._upkeep = Upkeep(
+            context,
+            queries,
+            self._publisher,
+            self._repeater,
+            self._handover,
+            [chunks.sweep, values.sweep, mailboxes.sweep],
+        )
+        budgets = Budgets(settings, counters)
+        answers = HandoverAnswers(
+            context, locator, budgets, self._confirmations, chunks, values, mailboxes
+        )
+        self._server = Server(
+            context,
+            RecordsAnswers(context, budgets, chunks, self._confirmations.withdrawn),
+            KadAnswers(context, budgets, chunks, values, mailboxes),
+            answers,
+            self._upkeep.heard,
+        )
 
     # --- peers --------------------------------------------------------------------------------
 
@@ -118,7 +167,7 @@ class Dht:
             named = any(entry.peer == peer and entry.addresses for entry in closer)
             return named or None, closer
 
-        await self._queries.run(bytes(peer), ask)
+        await self._queries.run(bytes(peer), ask, Plan("find_peer"))
         return self._host.known_addresses(peer)
 
     async def find_closest(self, key: bytes) -> LookupResult[None]:
@@ -127,7 +176,7 @@ class Dht:
         async def ask(peer: PeerId) -> tuple[None, tuple[PeerAddresses, ...]]:
             return None, await self._client.find_node(peer, key)
 
-        return await self._queries.run(key, ask)
+        return await self._queries.run(key, ask, Plan("find_closest"))
 
     # --- chunk records ------------------------------------------------------------------------
 
@@ -141,7 +190,9 @@ class Dht:
         """
         held = self._publisher.hold(chunks)
         await self._rows.flush()
-        return await self._publisher.spread(held)
+        report = await self._publisher.spread(held)
+        self._repeater.missed(failure.peer for failure in report.failed)
+        return report
 
     def let_go(self, digests: Sequence[bytes]) -> None:
         """No longer hold, and no longer repeat, these chunks and manifests. Tells nobody yet.
@@ -152,7 +203,11 @@ class Dht:
         Raises:
             UsageError: not a digest; then nothing has changed.
         """
+        for digest in digests:
+            check_digest(digest)
         self._publisher.let_go(digests)
+        for digest in digests:
+            self._values.forget_own(manifest_key(digest))
 
     async def tell_withdrawn(self, digests: Sequence[bytes]) -> None:
         """Tell the mesh that this node no longer holds chunks it let go.
@@ -176,6 +231,14 @@ class Dht:
         Raises:
             UsageError: not a digest.
         """
+        return (await self.search_chunks(digests)).holders
+
+    async def search_chunks(self, digests: Sequence[bytes]) -> ChunksAnswer:
+        """As `find_chunks`, and a report of who was asked.
+
+        Raises:
+            UsageError: not a digest.
+        """
         for digest in digests:
             check_digest(digest)
         return await self._finder.find(digests)
@@ -191,9 +254,9 @@ class Dht:
             StoreError: our own copy could not be saved.
             QuotaError: there is no room for it.
         """
-        report = await self._publisher.put_manifest(digest, value)
-        await self._rows.flush()
-        return report
+        check_manifest(digest, value)
+        key = manifest_key(digest)
+        return await self._put_own("put_manifest", key, value)
 
     async def get_manifest(self, digest: bytes) -> bytes | None:
         """The manifest named `digest`, verified; None when nobody who answered has it.
@@ -201,17 +264,90 @@ class Dht:
         Raises:
             UsageError: not a digest.
         """
+        return (await self.search_manifest(digest)).value
+
+    async def search_manifest(self, digest: bytes) -> ManifestAnswer:
+        """As `get_manifest`, and a report of who was asked.
+
+        Raises:
+            UsageError: not a digest.
+        """
         check_digest(digest)
-        kept = self._manifests.get(digest, self._wall_clock())
-        if kept is not None:
-            return kept
+        return await self._reader.manifest(digest)
 
-        async def ask(peer: PeerId) -> tuple[bytes | None, tuple[PeerAddresses, ...]]:
-            return await self._client.get_manifest(peer, digest)
+    # --- names and notices --------------------------------------------------------------------
 
-        return (await self._queries.run(manifest_key(digest), ask)).value
+    async def put_name(self, record: NameRecord) -> StoreReport:
+        """Store a signed name on the k nearest peers, and keep repeating it until it expires.
+
+        Raises:
+            IntegrityError: not signed by its publisher.
+            RefusedError: it has expired, or a record with a higher sequence number is known here.
+            StoreError, QuotaError: our own copy could not be saved.
+        """
+        return await self._put_own("put_name", record.key, record.encoded)
+
+    async def get_name(self, publisher: PeerId, name: str) -> NameAnswer:
+        """The newest record of a name that a quorum of those responsible for it keeps."""
+        return await self._reader.name(publisher, name)
+
+    async def post_notice(self, notice: Notice) -> StoreReport:
+        """Leave a signed notice with the k peers nearest to its recipient's mailbox.
+
+        Repeated until it expires.
+
+        Raises:
+            IntegrityError: not signed by its sender.
+            RefusedError: it has expired.
+            StoreError, QuotaError: our own copy could not be saved.
+        """
+        check_notice(notice.key, notice.encoded, self._wall_clock())
+        self._mailboxes.put_own(notice)
+        await self._rows.flush()
+        return await self._spread("post_notice", notice.key, notice.encoded)
+
+    async def notices_for(self, recipient: PeerId) -> NoticesAnswer:
+        """Everything that any of the peers responsible for `recipient`'s mailbox keeps."""
+        return await self._reader.notices(recipient)
+
+    async def _put_own(self, kind: str, key: bytes, value: bytes) -> StoreReport:
+        now = self._wall_clock()
+        checked = check_value(key, value, now)
+        known = self._values.get(key, now)
+        if known is not None and known[1].rank > checked.rank:
+            raise RefusedError(
+                "A newer record of this name is known.",
+                hint="Sign it with a higher sequence number.",
+            )
+        self._values.put_own(key, value, checked)
+        await self._rows.flush()
+        return await self._spread(kind, key, value)
+
+    async def _spread(self, kind: str, key: bytes, value: bytes) -> StoreReport:
+        report = await self._value_publisher.spread(kind, key, value)
+        self._repeater.missed(failure.peer for failure in report.failed)
+        self._counters.add("values_put")
+        return report
+
+    # --- leaving ------------------------------------------------------------------------------
+
+    async def hand_over(self, within: float = 2.0) -> HandoverReport:
+        """Before the end: give what this node keeps to those who keep it from now on.
+
+        Takes `within` seconds at most; what does not fit in is left to others' repetitions. May be
+        cancelled at any time.
+        """
+        return await self._handover.before_leaving(within)
 
     # --- observation --------------------------------------------------------------------------
+
+    def recent_queries(self) -> list[QueryReport]:
+        """What the last queries and announcements did, oldest first; some 100 are kept."""
+        return self._traces.recent()
+
+    def announce_lag(self) -> float:
+        """For how long the oldest of our keys has been known to too few peers, in seconds."""
+        return self._publisher.untold.lag(self._wall_clock())
 
     def stats(self) -> dict[str, int]:
         """Counters, and the sizes of what is kept; names are listed in docs/dht.md."""
@@ -221,9 +357,16 @@ class Dht:
             "table_peers": len(self._contacts.table),
             "chunk_records": len(self._chunks),
             "own_chunks": self._chunks.own_count,
-            "manifests": len(self._manifests),
-            "own_manifests": len(self._manifests.own_digests()),
-            "manifest_bytes": self._manifests.kept_bytes,
+            "keys_pending": len(self._publisher.untold),
+            "announce_lag_seconds": int(self.announce_lag()),
+            "manifests": self._values.kept_of(MANIFEST_NAMESPACE),
+            "own_manifests": len(self._values.own_keys(MANIFEST_NAMESPACE)),
+            "names": self._values.kept_of(NAME_NAMESPACE),
+            "own_names": len(self._values.own_keys(NAME_NAMESPACE)),
+            "value_bytes": self._values.kept_bytes,
+            "notices": len(self._mailboxes),
+            "notice_bytes": self._mailboxes.kept_bytes,
+            "hints_waiting": self._confirmations.waiting,
         }
 
     # --- life ---------------------------------------------------------------------------------
@@ -239,8 +382,11 @@ class Dht:
 
         now = self._wall_clock()
         self._chunks.restore(of(RowKind.OWN_CHUNK, RowKind.CHUNK), now)
-        self._manifests.restore(of(RowKind.OWN_MANIFEST, RowKind.MANIFEST), now)
-        self._contacts.restore(of(RowKind.PEER))
+        values = of(RowKind.OWN_MANIFEST, RowKind.MANIFEST, RowKind.OWN_VALUE, RowKind.VALUE)
+        self._values.restore(values, now)
+        self._mailboxes.restore(of(RowKind.OWN_NOTICE, RowKind.NOTICE), now)
+        self._publisher.untold.restore(of(RowKind.UNTOLD), set(self._chunks.own()))
+        self._handover.not_new(self._contacts.restore(of(RowKind.PEER)))
         self._upkeep.restore(of(RowKind.SCHEDULE))
         if self._gossip is not None:
             self._gossip.restore(of(RowKind.PEER_RECORD))
@@ -252,6 +398,7 @@ class Dht:
         if self._gossip is not None:
             GossipServer(self._context, self._gossip).install()
             self._gossip.start()
+        self._context.nursery.start_soon(self._confirmations.run)
 
     async def close(self) -> None:
         """Save everything, and let go of the streams. Takes 2 seconds for each at most.

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 KAD_PROTOCOL = "/ipfs/kad/1.0.0"
 RECORDS_PROTOCOL = "/meshnode/records/1"
+HANDOVER_PROTOCOL = "/meshnode/handover/1"
 
 MAX_VALUE_BYTES = 64 * 1024
 """Largest manifest the DHT keeps; larger ones belong in chunks."""
 
 MAX_KAD_FRAME = 128 * 1024
 MAX_RECORDS_FRAME = 1024 * 1024
+MAX_HANDOVER_FRAME = 1024 * 1024
 MAX_KEYS_PER_MESSAGE = 4096
 
 RPC_DEADLINE_MIN = 0.25
@@ -24,7 +26,11 @@ class DhtSettings:
     """Times in seconds, sizes in bytes.
 
     `max_*_per_peer` bound what one publisher may store on this node, `max_records` and
-    `max_value_bytes` what all others together may; our own records are not counted.
+    `max_value_bytes` and
+    `max_notice_bytes` what all others together may; `max_notices_per_sender` bounds one sender's
+    notices for one recipient; our own records are not counted.
+    A read of what can change ends when `quorum` peers had a value; writes and reads of values walk
+    over `disjoint_paths` that share no peer, wherever a node does not know all members.
     `written_per_second` bounds, per peer, keys it announces and withdraws, `asked_per_second` keys
     it asks about; up to the burst at once.
     """
@@ -34,6 +40,8 @@ class DhtSettings:
     alpha: int = 3
     max_alpha: int = 10
     enough_holders: int = 3
+    quorum: int = 5
+    disjoint_paths: int = 3
     record_ttl: float = 24 * 3600.0
     republish: float = 12 * 3600.0
     refresh: float = 3600.0
@@ -43,7 +51,11 @@ class DhtSettings:
     max_records_per_peer: int = 262_144
     max_record_bytes_per_peer: int = 32 * 1024 * 1024
     max_records: int = 1_000_000
+    max_values_per_peer: int = 65_536
     max_value_bytes: int = 128 * 1024 * 1024
+    max_notices_per_sender: int = 8
+    max_notice_bytes_per_peer: int = 4 * 1024 * 1024
+    max_notice_bytes: int = 64 * 1024 * 1024
     max_streams_per_peer: int = 16
     written_per_second: float = 4096.0
     written_burst: float = 131_072.0

@@ -14,14 +14,14 @@ import trio
 from ..errors import MembershipError, MeshError, PeerError
 from .backend import NEVER, Row, RowKind
 from .context import DhtContext
+from .handover import Handover
 from .host import ConnectionEvent
 from .kad_wire import PeerAddresses
 from .keyspace import peer_position
-from .manifests import ManifestStore
 from .peer_id import PeerId
 from .publisher import Publisher
-from .query import Queries
-from .records import ChunkRecords
+from .query import Plan, Queries
+from .repeating import Repeater
 
 _REPEAT_SLOTS = 64
 _SAVE_TABLE = 300.0
@@ -31,6 +31,10 @@ _INTRODUCED_WITHIN = 0.5
 _MAX_WAITING_MEETINGS = 1024
 _CATCH_UP_PAUSE = 2.0
 _REPEAT_ROW = b"repeat"
+_RETELL_PAUSE = 5.0
+_RETELL_PAUSE_MAX = 600.0
+_RETOLD_AT_ONCE = 16_384
+_PASS_ON = 60.0
 
 _log = structlog.get_logger("meshnode.dht")
 
@@ -43,8 +47,9 @@ class Upkeep:
         context: DhtContext,
         queries: Queries,
         publisher: Publisher,
-        chunks: ChunkRecords,
-        manifests: ManifestStore,
+        repeater: Repeater,
+        handover: Handover,
+        sweep: Sequence[Callable[[float], int]],
     ) -> None:
         self._host = context.host
         self._nursery = context.nursery
@@ -53,8 +58,9 @@ class Upkeep:
         self._client = context.client
         self._queries = queries
         self._publisher = publisher
-        self._chunks = chunks
-        self._manifests = manifests
+        self._repeater = repeater
+        self._handover = handover
+        self._sweepers = sweep
         self._rows = context.rows
         self._settings = context.settings
         self._counters = context.counters
@@ -63,6 +69,8 @@ class Upkeep:
         self._meeting: set[PeerId] = set()
         self._meetings = trio.CapacityLimiter(_MEETINGS)
         self._last_slot: int | None = None
+        self._tell_now = trio.Event()
+        self._newcomers: dict[PeerId, None] = {}
 
     def restore(self, rows: Sequence[Row]) -> None:
         """Take over how far the schedule had come in an earlier run."""
@@ -76,8 +84,10 @@ class Upkeep:
         self._nursery.start_soon(self._once, self.find_neighbours)
         self._nursery.start_soon(self._follow_connections)
         self._nursery.start_soon(self._keep_flushing)
+        self._nursery.start_soon(self._keep_telling)
         self._every(_SAVE_TABLE, self._save_table)
         self._every(settings.sweep, self._sweep)
+        self._every(_PASS_ON, self._pass_on)
         self._every(settings.liveness / 5, self._check_questionable)
         self._every(settings.refresh, self.refresh)
         self._every(settings.republish / _REPEAT_SLOTS, self._repeat)
@@ -118,11 +128,25 @@ class Upkeep:
             async with self._meetings:
                 known = peer in self._contacts.table and not self._contacts.is_down(peer)
                 if known or await self.meet(peer):
-                    await self._publisher.offer(peer)
+                    await self._share_with(peer)
         except Exception as error:  # noqa: BLE001 - task boundary: one peer must not end the DHT
             self._note("meet", error)
         finally:
             self._meeting.discard(peer)
+
+    async def _share_with(self, peer: PeerId) -> None:
+        """A peer is here (again): offer it ours, and a little later what we keep for others."""
+        if await self._repeater.offer(peer):
+            self._tell_now.set()
+            self._newcomers[peer] = None
+
+    async def _pass_on(self) -> None:
+        """What we keep for others goes to those who came and, by now, have shown that they stay."""
+        newcomers, self._newcomers = self._newcomers, {}
+        table, is_down = self._contacts.table, self._contacts.is_down
+        staying = [peer for peer in newcomers if peer in table and not is_down(peer)]
+        if staying:
+            await self._handover.to_newcomers(staying)
 
     async def _follow_connections(self) -> None:
         async with self._host.events() as events:
@@ -172,7 +196,7 @@ class Upkeep:
         async def ask(peer: PeerId) -> tuple[None, tuple[PeerAddresses, ...]]:
             return None, await self._client.find_node(peer, key)
 
-        return (await self._queries.run(key, ask)).closest
+        return (await self._queries.run(key, ask, Plan("refresh", upkeep=True))).closest
 
     # --- records ------------------------------------------------------------------------------
 
@@ -192,14 +216,34 @@ class Upkeep:
                 pause = min(2 * pause, max(_FLUSH_PAUSE_MAX, self._settings.flush))
                 self._note("flush", error)
 
+    async def _keep_telling(self) -> None:
+        """Announce again what too few peers know of: soon, then with growing pauses.
+
+        A peer that comes, or any progress, makes the pause short again.
+        """
+        pause = _RETELL_PAUSE
+        while True:
+            await self._publisher.untold.wait_some()
+            self._tell_now = trio.Event()
+            with trio.move_on_after(pause * self._rng.uniform(0.75, 1.25)):
+                await self._tell_now.wait()
+                # A newcomer seldom comes alone.
+                await trio.sleep(_RETELL_PAUSE)
+                pause = _RETELL_PAUSE
+            progress = False
+            try:
+                progress = await self._publisher.retell(_RETOLD_AT_ONCE)
+            except Exception as error:  # noqa: BLE001 - task boundary: the next round may do better
+                self._note("retell", error)
+            pause = _RETELL_PAUSE if progress else min(2 * pause, _RETELL_PAUSE_MAX)
+
     async def _save_table(self) -> None:
         self._contacts.save()
         await trio.lowlevel.checkpoint()
 
     async def _sweep(self) -> None:
         now = self._wall_clock()
-        expired = self._chunks.sweep(now) + self._manifests.sweep(now)
-        self._counters.add("records_expired", expired)
+        self._counters.add("records_expired", sum(sweep(now) for sweep in self._sweepers))
         await trio.lowlevel.checkpoint()
 
     async def _repeat(self) -> None:
@@ -211,7 +255,7 @@ class Upkeep:
         due = int(self._wall_clock() / (self._settings.republish / _REPEAT_SLOTS))
         first = due if self._last_slot is None else self._last_slot + 1
         for slot in range(max(first, due - _REPEAT_SLOTS + 1), due + 1):
-            await self._publisher.repeat(slot % _REPEAT_SLOTS, _REPEAT_SLOTS)
+            await self._repeater.repeat(slot % _REPEAT_SLOTS, _REPEAT_SLOTS)
             self._last_slot = slot
             value = slot.to_bytes(8, "big")
             self._rows.save(RowKind.SCHEDULE, _REPEAT_ROW, b"", value, NEVER)

@@ -180,7 +180,7 @@ async def test_a_forged_manifest_is_not_kept(
         stream = await ask(mesh, KAD_PROTOCOL, encode_frame(encode_message(forged)), of=server)
         assert await is_reset(stream)
         assert server.dht.stats()["manifests"] == 0
-        assert server.dht.stats()["manifests_forged"] == 1
+        assert server.dht.stats()["values_forged"] == 1
 
 
 async def test_malformed_and_oversized_requests_cost_the_stream_and_nothing_else(

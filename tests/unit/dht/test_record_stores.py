@@ -7,12 +7,13 @@ import trio
 from blake3 import blake3
 from meshnode.dht.backend import NEVER, MemoryBackend, Row, RowKind, RowWriter
 from meshnode.dht.counters import Counters
-from meshnode.dht.keyspace import chunk_position, manifest_position, peer_position
-from meshnode.dht.manifests import ManifestStore
+from meshnode.dht.keyspace import chunk_position, manifest_key, peer_position, position
 from meshnode.dht.peer_id import PeerId
 from meshnode.dht.records import ChunkRecords
 from meshnode.dht.records_wire import Verdict
 from meshnode.dht.settings import DhtSettings
+from meshnode.dht.validators import check_value
+from meshnode.dht.values import ValueStore
 from meshnode.errors import StoreError
 
 OWN, A, B, C, D, E, F = (PeerId.from_ed25519(bytes([i]) * 32) for i in (9, 1, 2, 3, 4, 5, 6))
@@ -118,47 +119,72 @@ async def test_records_survive_a_restart_unless_expired_or_senseless() -> None:
 
 
 def manifest_of(seed: int, size: int = 100) -> tuple[bytes, bytes]:
+    """(key, value)."""
     value = random.Random(seed).randbytes(size)
-    return blake3(value).digest(), value
+    return manifest_key(blake3(value).digest()), value
+
+
+def put(
+    store: ValueStore, publisher: PeerId, key: bytes, value: bytes, until: float = NOW + 50
+) -> Verdict:
+    return store.put(publisher, key, value, check_value(key, value, NOW), until)
+
+
+def value_of(store: ValueStore, key: bytes, now: float) -> bytes | None:
+    found = store.get(key, now)
+    return None if found is None else found[0]
 
 
 def test_manifests_are_bounded_in_bytes_per_publisher_and_in_all() -> None:
     counters = Counters()
     settings = DhtSettings(max_record_bytes_per_peer=500, max_value_bytes=700)
-    store = ManifestStore(OWN, settings, RowWriter(MemoryBackend(), counters), counters)
+    store = ValueStore(OWN, settings, RowWriter(MemoryBackend(), counters), counters)
     made = sorted(
         (manifest_of(i) for i in range(20)),
-        key=lambda m: manifest_position(m[0]) ^ peer_position(OWN),
+        key=lambda m: position(m[0]) ^ peer_position(OWN),
     )
-    for digest, value in made[5:10]:
-        assert store.put(A, digest, value, NOW + 50) is Verdict.STORED
-    assert store.put(A, *made[0], NOW + 50) is Verdict.PEER_FULL
-    for digest, value in made[10:12]:
-        assert store.put(B, digest, value, NOW + 50) is Verdict.STORED
-    assert store.put(B, *made[15], NOW + 50) is Verdict.FAR
-    assert store.put(B, *made[1], NOW + 50) is Verdict.STORED
+    for key, value in made[5:10]:
+        assert put(store, A, key, value) is Verdict.STORED
+    assert put(store, A, *made[0]) is Verdict.PEER_FULL
+    for key, value in made[10:12]:
+        assert put(store, B, key, value) is Verdict.STORED
+    assert put(store, B, *made[15]) is Verdict.FAR
+    assert put(store, B, *made[1]) is Verdict.STORED
     assert store.get(made[11][0], NOW) is None
     assert store.kept_bytes == 700
-    assert store.put(B, *made[5], NOW + 500) is Verdict.STORED, "keeping alive needs no room"
+    assert put(store, B, *made[5], NOW + 500) is Verdict.STORED, "keeping alive needs no room"
     assert store.sweep(NOW + 100) == 6
-    assert store.get(made[5][0], NOW + 100) == made[5][1]
+    assert value_of(store, made[5][0], NOW + 100) == made[5][1]
     assert store.kept_bytes == 100
+
+
+def test_values_are_bounded_in_number_per_publisher() -> None:
+    counters = Counters()
+    settings = DhtSettings(max_values_per_peer=3)
+    store = ValueStore(OWN, settings, RowWriter(MemoryBackend(), counters), counters)
+    assert [put(store, A, *manifest_of(i)) for i in range(4)][2:] == [
+        Verdict.STORED,
+        Verdict.PEER_FULL,
+    ]
+    assert put(store, A, *manifest_of(0), NOW + 90) is Verdict.STORED
+    assert put(store, B, *manifest_of(4)) is Verdict.STORED
 
 
 async def test_rotted_manifests_are_dropped_on_restart() -> None:
     counters, backend = Counters(), MemoryBackend()
     rows = RowWriter(backend, counters)
-    store = ManifestStore(OWN, DhtSettings(), rows, counters)
-    (good, value), (bad, _) = manifest_of(1), manifest_of(2)
-    store.put(A, good, value, NOW + 50)
-    store.put_own(*manifest_of(3))
+    store = ValueStore(OWN, DhtSettings(), rows, counters)
+    (good, value), (bad, _), (own, own_value) = (manifest_of(i) for i in (1, 2, 3))
+    put(store, A, good, value)
+    store.put_own(own, own_value, check_value(own, own_value, NOW))
     await rows.flush()
-    await backend.save([(int(RowKind.MANIFEST), bad, bytes(A), b"rot", NOW + 50)])
-    again = ManifestStore(OWN, DhtSettings(), rows, counters)
+    assert {row[1] for row in backend.rows.values()} == {good[-32:], own[-32:]}
+    await backend.save([(int(RowKind.MANIFEST), bad[-32:], bytes(A), b"rot", NOW + 50)])
+    again = ValueStore(OWN, DhtSettings(), rows, counters)
     again.restore(await backend.load(), NOW)
-    assert again.get(good, NOW) == value
+    assert value_of(again, good, NOW) == value
     assert again.get(bad, NOW) is None
-    assert again.own_digests() == [manifest_of(3)[0]]
+    assert again.own_keys() == [own]
     await rows.flush()
     assert len(backend.rows) == 2
 

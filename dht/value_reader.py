@@ -1,0 +1,150 @@
+"""Reading values: one sound manifest is enough, but what can change is asked of several peers.
+
+Everything that comes in has been checked by the validators. Of a name the newest record among
+those of a quorum is believed, and peers that were found to keep an older one, or none, are given
+it (read repair).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import trio
+
+from .client import FoundValue
+from .context import DhtContext
+from .kad_wire import PeerAddresses
+from .keyspace import manifest_key, position
+from .locator import Locator
+from .mailboxes import Mailboxes
+from .names import NameRecord, decode_name, name_key
+from .notices import Notice, decode_bundle, notice_key
+from .peer_id import PeerId
+from .query import LookupResult, Plan, Queries
+from .trace import QueryReport
+from .value_publisher import ValuePublisher
+from .values import ValueStore
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestAnswer:
+    """A manifest, None when nobody who answered has it; `query` None: it was kept here."""
+
+    value: bytes | None
+    query: QueryReport | None
+
+
+@dataclass(frozen=True, slots=True)
+class NameAnswer:
+    """The newest record of a name, None when nobody has one.
+
+    `agreed` of the `answered` peers that keep a record of the name gave this one; those that did
+    not, and peers that should have had it, are being corrected.
+    """
+
+    record: NameRecord | None
+    agreed: int
+    answered: int
+    query: QueryReport
+
+
+@dataclass(frozen=True, slots=True)
+class NoticesAnswer:
+    """Everything found for a recipient, oldest first; `answered` peers had any."""
+
+    notices: tuple[Notice, ...]
+    answered: int
+    query: QueryReport
+
+
+class ValueReader:
+    """Finds values in the mesh."""
+
+    def __init__(
+        self,
+        context: DhtContext,
+        queries: Queries,
+        locator: Locator,
+        values: ValueStore,
+        mailboxes: Mailboxes,
+        publisher: ValuePublisher,
+    ) -> None:
+        self._own = context.own
+        self._nursery = context.nursery
+        self._client = context.client
+        self._settings = context.settings
+        self._counters = context.counters
+        self._wall_clock = context.wall_clock
+        self._queries = queries
+        self._locator = locator
+        self._values = values
+        self._mailboxes = mailboxes
+        self._publisher = publisher
+
+    async def manifest(self, digest: bytes) -> ManifestAnswer:
+        """The manifest named `digest`: from here, or from the first peer that has it."""
+        key = manifest_key(digest)
+        kept = self._values.get(key, self._wall_clock())
+        if kept is not None:
+            return ManifestAnswer(kept[0], None)
+        result = await self._read("get_manifest", key, enough=1)
+        found = result.value
+        return ManifestAnswer(None if found is None else found.value, result.report)
+
+    async def name(self, publisher: PeerId, name: str) -> NameAnswer:
+        """The record of a name, as the newest of a quorum has it."""
+        key = name_key(publisher, name)
+        result = await self._read("get_name", key, enough=self._settings.quorum)
+        here = self._values.get(key, self._wall_clock())
+        candidates = [found for _, found in result.values]
+        if here is not None:
+            candidates.append(FoundValue(*here))
+        newest = max(candidates, key=lambda found: found.checked.rank, default=None)
+        if newest is None:
+            return NameAnswer(None, 0, 0, result.report)
+        holders = {peer for peer, found in result.values if found.value == newest.value}
+        stale = [peer for peer in result.closest if peer not in holders]
+        if stale:
+            self._nursery.start_soon(self._correct, stale, key, newest.value)
+        record = decode_name(newest.value)
+        return NameAnswer(record, len(holders), len(result.values), result.report)
+
+    async def notices(self, recipient: PeerId) -> NoticesAnswer:
+        """All notices for `recipient` that any of the responsible peers keeps."""
+        key = notice_key(recipient)
+
+        async def ask(peer: PeerId) -> tuple[list[Notice] | None, tuple[PeerAddresses, ...]]:
+            return await self._client.get_notices(peer, key)
+
+        result = await self._queries.run(key, ask, self._plan("get_notices", key, 2**31))
+        now = self._wall_clock()
+        found = {notice.id: notice for _, notices in result.values for notice in notices}
+        if (bundle := self._mailboxes.bundle(key, now)) is not None:
+            found |= {notice.id: notice for notice in decode_bundle(key, bundle)}
+        valid = [notice for notice in found.values() if notice.expires > now]
+        valid.sort(key=lambda notice: (notice.created, notice.id))
+        return NoticesAnswer(tuple(valid), len(result.values), result.report)
+
+    async def _read(self, kind: str, key: bytes, *, enough: int) -> LookupResult[FoundValue]:
+        now = self._wall_clock()
+
+        async def ask(peer: PeerId) -> tuple[FoundValue | None, tuple[PeerAddresses, ...]]:
+            return await self._client.get_value(peer, key, now)
+
+        return await self._queries.run(key, ask, self._plan(kind, key, enough))
+
+    def _plan(self, kind: str, key: bytes, enough: int) -> Plan:
+        """Over disjoint paths, unless all members are known: then there is nothing to walk to."""
+        target = position(key)
+        near = [p for p in self._locator.known([target])[target] if p != self._own]
+        paths = 1 if self._locator.knows_everybody else self._settings.disjoint_paths
+        return Plan(kind, enough, paths, near)
+
+    async def _correct(self, peers: list[PeerId], key: bytes, value: bytes) -> None:
+        async def correct(peer: PeerId) -> None:
+            if await self._publisher.give(peer, key, value):
+                self._counters.add("values_repaired")
+
+        async with trio.open_nursery() as nursery:
+            for peer in peers:
+                nursery.start_soon(correct, peer)
