@@ -59,6 +59,7 @@ class Node:
             config=parts.config,
             convergence_secret=parts.mesh.convergence_secret,
             zone=parts.config.node.zone,
+            journal=parts.journal,
         )
         self._putter = Putter(context)
         self._getter = Getter(context)
@@ -222,7 +223,7 @@ class Node:
             announce_lag=parts.announcer.lag,
             store=await parts.store.chunks.stats(),
             store_rebuilt=parts.store.rebuilt,
-            counters=parts.dht.stats(),
+            counters={**parts.dht.stats(), **parts.host.stats()},
         )
 
     async def peers(self) -> list[PeerStatus]:

@@ -68,6 +68,7 @@ class PeerChannel:
         make: Callable[[int], Asking],
         *,
         data: Buffer = b"",
+        on_sent: Callable[[], None] | None = None,
         expected_bytes: int = 0,
         first_byte_timeout: float,
         progress_timeout: float,
@@ -77,6 +78,7 @@ class PeerChannel:
         Args:
             make: the request for a given id.
             data: the body of a Put.
+            on_sent: called when all of it was handed to the transport.
             expected_bytes: of body, in either direction.
 
         Raises:
@@ -89,7 +91,7 @@ class PeerChannel:
                 async with self._slots:
                     link = await self._pick()
                     return await link.ask(
-                        make, data, expected_bytes, first_byte_timeout, progress_timeout
+                        make, data, on_sent, expected_bytes, first_byte_timeout, progress_timeout
                     )
         finally:
             self._users -= 1

@@ -205,6 +205,7 @@ class Exchange:
         *,
         lease_secs: int = DEFAULT_LEASE_SECS,
         first_byte_timeout: float | None = None,
+        on_sent: Callable[[], None] | None = None,
     ) -> Receipt:
         """Have `peer` keep a chunk for us; returns its signed word that it is durable there.
 
@@ -216,6 +217,8 @@ class Exchange:
         Args:
             lease_secs: for how long; the peer may grant less, see `Receipt.until`.
             first_byte_timeout: silence before the go-ahead, and after the last byte was sent.
+            on_sent: called when the last byte was handed to the transport; not at all when the
+                peer wants none.
 
         Raises:
             PeerError: also for a receipt that is not what was asked, or is forged.
@@ -234,6 +237,7 @@ class Exchange:
             size,
             first_byte_timeout,
             data=view,
+            on_sent=on_sent,
         )
         assert isinstance(pending.answer, Stored)
         answer = pending.answer
@@ -265,6 +269,7 @@ class Exchange:
         progress_timeout: float | None = None,
         *,
         data: Buffer = b"",
+        on_sent: Callable[[], None] | None = None,
     ) -> Pending:
         stats = self.stats.of(peer)
         stats.began(expected_bytes)
@@ -272,6 +277,7 @@ class Exchange:
             pending = await self._channel(peer, stats).ask(
                 make,
                 data=data,
+                on_sent=on_sent,
                 expected_bytes=expected_bytes,
                 first_byte_timeout=first_byte_timeout or self.settings.first_byte_timeout,
                 progress_timeout=progress_timeout or self.settings.progress_timeout,

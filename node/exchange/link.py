@@ -101,6 +101,7 @@ class StreamLink:
         self,
         make: Callable[[int], Asking],
         data: Buffer,
+        on_sent: Callable[[], None] | None,
         expected_bytes: int,
         first_byte_timeout: float,
         progress_timeout: float,
@@ -112,6 +113,7 @@ class StreamLink:
             DeadlineError: silence for too long.
         """
         pending = self._submit(make, data, expected_bytes)
+        pending.on_sent = on_sent
         try:
             await self._first_byte(pending, first_byte_timeout)
             if pending.proceed and not pending.done.is_set():
@@ -316,6 +318,8 @@ class StreamLink:
             piece = frame.body[start : start + PIECE_BYTES]
             await self._write(piece)
             frame.pending.uploaded += len(piece)
+        if frame.pending.on_sent is not None:
+            frame.pending.on_sent()
 
     async def _write(self, data: Buffer) -> None:
         await self._metered.write(data)

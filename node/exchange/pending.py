@@ -52,6 +52,8 @@ class Pending:
     """Seconds to the first byte of the answer, without those in which earlier bodies came."""
     proceed: bool = False
     upload_began: bool = False
+    on_sent: Callable[[], None] | None = None
+    """Called when all of the body was handed to the transport."""
     uploaded: int = 0
     """Bytes of the body that were handed to the transport."""
     download_began: bool = False

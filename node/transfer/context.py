@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from ...config import ChunkSettings, Config
 from ...dht.peer_id import PeerId
 from ...errors import IntegrityError
-from ..exchange import PeerStatsTable
+from ..exchange import PeerStatsTable, Receipt
 from ..store.protocol import Buffer, ChunkStore, Digest
 from .placement import Member
 from .trace import NO_TRACES, TraceKeeper
@@ -43,9 +43,16 @@ class ChunkExchange(Protocol):
         ...
 
     async def put(
-        self, peer: PeerId, digest: Digest, data: Buffer, *, first_byte_timeout: float | None = None
-    ) -> object:
-        """Returns a checked receipt; a peer that holds the chunk wants no bytes for it."""
+        self,
+        peer: PeerId,
+        digest: Digest,
+        data: Buffer,
+        *,
+        first_byte_timeout: float | None = None,
+        on_sent: Callable[[], None] | None = None,
+    ) -> Receipt:
+        """Returns a checked receipt. `on_sent` is called when all bytes are on their way; not at
+        all when the peer wants none, because it holds the chunk."""
         ...
 
 
@@ -85,6 +92,51 @@ class Membership(Protocol):
         ...
 
 
+class PutJournal(Protocol):
+    """What puts have got done, across restarts: `keeper.PutJournal`."""
+
+    def stored(self, digests: Sequence[Digest]) -> None:
+        """A put needs these chunks, which are durable here."""
+        ...
+
+    def copied(self, receipt: Receipt) -> None:
+        """A peer has signed for a copy."""
+        ...
+
+    async def receipts(self, digests: Sequence[Digest]) -> Mapping[Digest, Sequence[Receipt]]:
+        """What peers have signed for in earlier puts and should have still."""
+        ...
+
+    async def lost(self, peer: PeerId, digests: Sequence[Digest]) -> None:
+        """`peer` has not got these, whatever it signed."""
+        ...
+
+    async def flush(self) -> None:
+        """Write down what was noted. Raises StoreError, QuotaError."""
+        ...
+
+
+class _NoJournal:
+    def stored(self, digests: Sequence[Digest]) -> None:
+        pass
+
+    def copied(self, receipt: Receipt) -> None:
+        pass
+
+    async def receipts(self, digests: Sequence[Digest]) -> Mapping[Digest, Sequence[Receipt]]:
+        return {}
+
+    async def lost(self, peer: PeerId, digests: Sequence[Digest]) -> None:
+        pass
+
+    async def flush(self) -> None:
+        pass
+
+
+NO_JOURNAL: PutJournal = _NoJournal()
+"""Of a node that remembers nothing: every put begins anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class TransferContext:
     """The rooms around `transfer`, and its settings."""
@@ -100,6 +152,7 @@ class TransferContext:
     rng: random.Random = field(default_factory=random.Random, repr=False)
     traces: TraceKeeper = NO_TRACES
     """Where the trace of every transfer goes when it ends."""
+    journal: PutJournal = NO_JOURNAL
 
     @property
     def chunk_settings(self) -> ChunkSettings:

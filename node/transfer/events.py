@@ -41,7 +41,12 @@ class Progress:
     bytes_done: int
     chunks_done: int
     bytes_sent: int = 0
-    """Put: acknowledged by peers, over all copies. Get: fetched from peers (not read locally)."""
+    """Put: sent to peers and acknowledged, over all copies. Get: fetched from peers (not read
+    locally)."""
+    bytes_held: int = 0
+    """Put: stored bytes that peers vouch for, over all copies: those sent, and those they had."""
+    bytes_wanted: int = 0
+    """Put: what `bytes_held` is to become for the chunks read so far."""
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -49,6 +54,8 @@ class Progress:
             "bytes_done": self.bytes_done,
             "chunks_done": self.chunks_done,
             "bytes_sent": self.bytes_sent,
+            "bytes_held": self.bytes_held,
+            "bytes_wanted": self.bytes_wanted,
         }
 
 
@@ -108,6 +115,8 @@ class ProgressMeter:
         self._bytes = 0
         self._chunks = 0
         self._sent = 0
+        self._held = 0
+        self._wanted = 0
         self._due = float("-inf")
         self._told: Progress | None = None
 
@@ -115,17 +124,21 @@ class ProgressMeter:
         """Pass one event on at once."""
         self._sink(event)
 
-    def advance(self, *, nbytes: int = 0, chunks: int = 0, sent: int = 0) -> None:
+    def advance(
+        self, *, nbytes: int = 0, chunks: int = 0, sent: int = 0, held: int = 0, wanted: int = 0
+    ) -> None:
         """Add to the totals; emits when a tenth of a second has passed since the last time."""
         self._bytes += nbytes
         self._chunks += chunks
         self._sent += sent
+        self._held += held
+        self._wanted += wanted
         if trio.current_time() >= self._due:
             self.flush()
 
     def flush(self) -> None:
         """Tell the totals now, unless nothing changed."""
-        now = Progress(self._bytes, self._chunks, self._sent)
+        now = Progress(self._bytes, self._chunks, self._sent, self._held, self._wanted)
         if now != self._told:
             self._told = now
             self._due = trio.current_time() + _EMIT_EVERY_SECONDS

@@ -9,7 +9,7 @@ they do not depend on how much is put.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -17,6 +17,7 @@ from typing import TypeVar
 import trio
 
 from ..content import SealedChunk, Sealer
+from ..exchange import Receipt
 from ..store.protocol import Digest
 from .announce import Announcer
 from .context import TransferContext
@@ -24,6 +25,7 @@ from .events import FileDone, ProgressMeter
 from .failures import task_group
 from .reading import Draft, FileCut, FilesReader, Window, seal_window
 from .source import Failure
+from .tracing import Tracer
 from .upload import Uploader
 
 _T = TypeVar("_T")
@@ -69,6 +71,7 @@ class Pipeline:
     uploader: Uploader
     announcer: Announcer
     meter: ProgressMeter
+    tracer: Tracer
 
     async def ingest_files(self, reader: FilesReader) -> Ingested:
         """Everything `reader` reads, sealed and durable here, and on its way to other nodes."""
@@ -77,7 +80,8 @@ class Pipeline:
             while True:
                 buffer = await self.buffers.take()
                 try:
-                    window = await self._in_thread(partial(reader.fill, buffer))
+                    with self.tracer.phase("reading"):
+                        window = await self._in_thread(partial(reader.fill, buffer))
                     if window is None:
                         self.buffers.give_back(buffer)
                         return
@@ -97,7 +101,7 @@ class Pipeline:
         async def read(windows: trio.MemorySendChannel[Window]) -> None:
             filler = _StreamFiller(file, await self.buffers.take())
             try:
-                async for data in chunks:
+                while (data := await self._next(chunks)) is not None:
                     view = memoryview(data)
                     while view := filler.take(view):
                         rest = await self._in_thread(filler.cut)
@@ -116,15 +120,31 @@ class Pipeline:
         new to this node."""
         if not chunks:
             return 0
-        held = await self.ctx.store.has([chunk.ref.digest for chunk in chunks])
-        new = [chunk for chunk, here in zip(chunks, held, strict=True) if not here]
-        if new:
-            await self.ctx.store.put([(c.ref.digest, c.data) for c in new], verify=False)
-        for chunk in chunks:
-            if not self.uploader.knows(chunk.ref.digest):
-                self.announcer.add(chunk.ref.digest, chunk.ref.size)
-                await self.uploader.submit(chunk)
+        digests = [chunk.ref.digest for chunk in chunks]
+        with self.tracer.phase("storing"):
+            held = await self.ctx.store.has(digests)
+            new = [chunk for chunk, here in zip(chunks, held, strict=True) if not here]
+            if new:
+                await self.ctx.store.put([(c.ref.digest, c.data) for c in new], verify=False)
+        self.ctx.journal.stored(digests)
+        receipts = await self._receipts(digests, held)
+        with self.tracer.phase("waiting for room"):
+            for digest, chunk in zip(digests, chunks, strict=True):
+                if not self.uploader.knows(digest):
+                    self.announcer.add(digest, chunk.ref.size)
+                    await self.uploader.submit(chunk, receipts.get(digest, ()))
         return len(new)
+
+    async def _receipts(
+        self, digests: list[Digest], held: list[bool]
+    ) -> Mapping[Digest, Sequence[Receipt]]:
+        """What peers signed for earlier. Of a chunk that is new here, nobody has."""
+        old = [
+            digest
+            for digest, here in zip(digests, held, strict=True)
+            if here and not self.uploader.knows(digest)
+        ]
+        return await self.ctx.journal.receipts(old) if old and self.uploader.wanted else {}
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -149,7 +169,8 @@ class Pipeline:
         async with windows:
             async for window in windows:
                 try:
-                    chunks = await self._in_thread(partial(seal_window, window, self.sealer))
+                    with self.tracer.phase("sealing"):
+                        chunks = await self._in_thread(partial(seal_window, window, self.sealer))
                 finally:
                     self.buffers.give_back(window.buffer)
                 result.new_chunks += await self.store(chunks)
@@ -161,6 +182,11 @@ class Pipeline:
         result.failures += failures
         for failure in failures:
             self.meter.tell(FileDone(failure.shown, "failed", failure.reason))
+
+    async def _next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+        """Bytes that come from elsewhere; how long they let us wait goes into the trace."""
+        with self.tracer.phase("reading"):
+            return await anext(chunks, None)
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         return await trio.to_thread.run_sync(work, limiter=self.threads)

@@ -13,11 +13,14 @@ from .announce import Announcer
 from .context import TransferContext
 from .events import Finished, ProgressMeter, ProgressSink, ignore_events
 from .failures import task_group
+from .journalling import JournalWriter
 from .pipeline import BufferPool, Pipeline, thread_count
 from .put_source import SourcePut
+from .put_trace import broken_off, keep, name_of, put_trace
 from .reading import window_bytes
 from .report import PutReport, SourceReport
 from .source import Source
+from .tracing import Tracer
 from .upload import Uploader
 
 _SOURCES_AT_ONCE = 4
@@ -35,6 +38,17 @@ class PutOptions:
     compression_level: int | None = None
     public: bool = False
     """Do not seal: whoever holds the chunks can read them, and the link needs no key."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """One call of `Putter.put`."""
+
+    profile: ChunkerProfile
+    sealer: Sealer
+    copies: int
+    meter: ProgressMeter
+    tracer: Tracer
 
 
 class Putter:
@@ -63,30 +77,50 @@ class Putter:
         profile = ChunkerProfile.named(
             options.chunker or ingest.chunker, options.chunk_size or ingest.chunk_size
         )
-        sealer = self._sealer(options)
         copies = options.replication or self._ctx.config.storage.replication
-        meter = ProgressMeter(progress)
+        tracer = Tracer("put", name_of(sources))
+        running = _Running(profile, self._sealer(options), copies, ProgressMeter(progress), tracer)
+        try:
+            report = await self._run(sources, running)
+        except BaseException as error:
+            told = error if isinstance(error, MeshError) else None
+            await keep(self._ctx.traces, broken_off(tracer, told))
+            raise
+        await keep(self._ctx.traces, put_trace(tracer, report))
+        return report
+
+    async def _run(self, sources: Sequence[Source], running: _Running) -> PutReport:
         reports: dict[int, SourceReport] = {}
         slots = trio.CapacityLimiter(_SOURCES_AT_ONCE)
-        async with task_group() as tasks:
-            announcer = Announcer(self._ctx, tasks)
-            pipeline = Pipeline(
-                self._ctx,
-                sealer,
-                BufferPool(window_bytes(profile)),
-                self._threads,
-                Uploader(self._ctx, copies, meter, tasks),
-                announcer,
-                meter,
-            )
-            async with task_group() as source_tasks:
-                for index, source in enumerate(sources):
-                    put = SourcePut(pipeline, source, profile, copies)
-                    source_tasks.start_soon(self._one, put, slots, reports, index)
-            await announcer.flush()
+        meter, tracer = running.meter, running.tracer
+        began = trio.current_time()
+        journal = JournalWriter(self._ctx.journal, tracer)
+        try:
+            async with task_group() as tasks:
+                tasks.start_soon(journal.run)
+                announcer = Announcer(self._ctx, tasks)
+                pipeline = Pipeline(
+                    self._ctx,
+                    running.sealer,
+                    BufferPool(window_bytes(running.profile)),
+                    self._threads,
+                    Uploader(self._ctx, running.copies, meter, tracer, tasks),
+                    announcer,
+                    meter,
+                    tracer,
+                )
+                async with task_group() as source_tasks:
+                    for index, source in enumerate(sources):
+                        put = SourcePut(pipeline, source, running.profile, running.copies)
+                        source_tasks.start_soon(self._one, put, slots, reports, index)
+                with tracer.phase("announcing"):
+                    await announcer.flush()
+                journal.stop()
+        finally:
+            await journal.finish()
         meter.flush()
         ordered = tuple(reports[index] for index in range(len(sources)))
-        return PutReport(ordered, tuple(announcer.warnings))
+        return PutReport(ordered, tuple(announcer.warnings), trio.current_time() - began)
 
     async def _one(
         self,

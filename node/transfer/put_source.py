@@ -68,7 +68,8 @@ class SourcePut:
             manifest, ingested = await self._files(found)
         encoded = await self._in_thread(partial(encode_manifest, manifest, self._pipeline.sealer))
         ingested.new_chunks += await self._pipeline.store([*encoded.nodes, encoded.root])
-        await self._publish_root(encoded)
+        with self._pipeline.tracer.phase("publishing"):
+            await self._publish_root(encoded)
         digests = digests_of(ingested.drafts)
         digests.update(node.ref.digest for node in (*encoded.nodes, encoded.root))
         await self._place(digests)
@@ -148,7 +149,8 @@ class SourcePut:
 
     async def _place(self, digests: set[Digest]) -> None:
         """Wait until everything is placed, and look whether it really is."""
-        await self._pipeline.uploader.settle(digests)
+        with self._pipeline.tracer.phase("last copies"):
+            await self._pipeline.uploader.settle(digests)
         for _ in range(_SAMPLE_ROUNDS):
             lost = await self._sample(digests)
             if not lost:
@@ -164,13 +166,16 @@ class SourcePut:
         holders = self._holders(digests)
         sizes = {digest: uploader.placement(digest).size for digest in digests}
         samples = choose_samples(holders, sizes, self._ctx.rng)
-        found = await read_back(self._ctx, samples)
+        with self._pipeline.tracer.phase("confirming"):
+            found = await read_back(self._ctx, samples)
         self._sampled += found.answered
         self._unconfirmed.update(found.unconfirmed)
         for peer in found.confirmed | found.lost.keys():
             self._unconfirmed.pop(peer, None)
         for peer, reason in found.lost.items():
             uploader.give_up(peer, reason)
+            signed = [digest for digest, peers in holders.items() if peer in peers]
+            await self._ctx.journal.lost(peer, signed)
         gone = found.lost.keys()
         lost = [digest for digest, peers in holders.items() if not gone.isdisjoint(peers)]
         for digest in lost:
@@ -225,6 +230,7 @@ class SourcePut:
             sampled=self._sampled,
             retries=sum(placement.retries for placement in placements),
             bytes_sent=sum(placement.bytes_sent for placement in placements),
+            found_copies=sum(placement.found for placement in placements),
             seconds=trio.current_time() - began,
             failures=tuple(ingested.failures),
             warnings=(*self._warnings, *self._not_confirmed()),

@@ -53,6 +53,9 @@ class SourceReport:
     """Copies read back to see that they are really there."""
     retries: int = 0
     bytes_sent: int = 0
+    """Sent to peers and acknowledged, over all copies."""
+    found_copies: int = 0
+    """Copies that peers had from an earlier put: asked after, and not sent again."""
     seconds: float = 0.0
     failures: tuple[Failure, ...] = ()
     """Entries of a folder that could not be put."""
@@ -86,6 +89,7 @@ class SourceReport:
             "sampled": self.sampled,
             "retries": self.retries,
             "bytes_sent": self.bytes_sent,
+            "found_copies": self.found_copies,
             "seconds": round(self.seconds, 3),
             "failures": [{"path": f.shown, "reason": f.reason} for f in self.failures],
             "warnings": list(self.warnings),
@@ -102,6 +106,49 @@ class PutReport:
     sources: tuple[SourceReport, ...]
     warnings: tuple[str, ...] = ()
     """What did not work and harms nothing now."""
+    seconds: float = 0.0
+    """From the first source to the last."""
+
+    @property
+    def total(self) -> int:
+        return len(self.sources)
+
+    @property
+    def failed(self) -> int:
+        """Sources without a link."""
+        return self._count("failed")
+
+    @property
+    def successful(self) -> int:
+        """Sources with a link, weak and partial ones included."""
+        return self.total - self.failed
+
+    @property
+    def average_seconds(self) -> float:
+        """Of one source. Several are put at once, so this times `total` may exceed `seconds`."""
+        return sum(source.seconds for source in self.sources) / max(self.total, 1)
+
+    @property
+    def retries(self) -> int:
+        """Tries beyond the first, over all copies of all chunks."""
+        return sum(source.retries for source in self.sources)
+
+    def _count(self, outcome: Outcome) -> int:
+        return sum(source.outcome == outcome for source in self.sources)
+
+    def summary(self) -> dict[str, object]:
+        return {
+            "total": self.total,
+            "successful": self.successful,
+            "failed": self.failed,
+            "stored": self._count("stored"),
+            "weak": self._count("weak"),
+            "partial": self._count("partial"),
+            "seconds": round(self.seconds, 3),
+            "average_seconds": round(self.average_seconds, 3),
+            "retries": self.retries,
+            "bytes_sent": sum(source.bytes_sent for source in self.sources),
+        }
 
     @property
     def outcome(self) -> Outcome:
@@ -124,6 +171,7 @@ class PutReport:
         return {
             "outcome": self.outcome,
             "exit_code": self.exit_code,
+            "summary": self.summary(),
             "sources": [source.to_json() for source in self.sources],
             "warnings": list(self.warnings),
         }

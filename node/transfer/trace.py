@@ -18,6 +18,7 @@ MAX_PHASES = 32
 MAX_PEERS = 48
 MAX_NOTES = 48
 MAX_COUNTS = 32
+MAX_ROOTS = 128
 MAX_WORD_CHARS = 32
 MAX_TEXT_CHARS = 200
 """Of a note or a reason; a name may have 255."""
@@ -104,6 +105,8 @@ class Trace:
     """Totals by name: "chunks", "retries", "hedges", "bytes_from_store", ..."""
     error: str = ""
     hint: str = ""
+    more_roots: tuple[bytes, ...] = ()
+    """Links of the same put besides `root`, at most `MAX_ROOTS`."""
 
     def phase(self, name: str) -> Phase:
         """The phase of that name; an empty one when it never began."""

@@ -15,6 +15,7 @@ from .trace import (
     MAX_NOTES,
     MAX_PEERS,
     MAX_PHASES,
+    MAX_ROOTS,
     MAX_TEXT_CHARS,
     MAX_WORD_CHARS,
     Note,
@@ -32,7 +33,7 @@ _MAX_NAME_CHARS = 255
 _MAX_ERROR_CHARS = 1000
 _DIGEST_BYTES = 32
 _KINDS = frozenset(get_args(TransferKind))
-_FIELDS, _PHASE_FIELDS, _PEER_FIELDS, _NOTE_FIELDS = 15, 4, 13, 3
+_FIELDS, _PHASE_FIELDS, _PEER_FIELDS, _NOTE_FIELDS = 16, 4, 13, 3
 
 
 def encode_trace(trace: Trace) -> bytes:
@@ -61,6 +62,7 @@ def _pack(trace: Trace, peers: tuple[PeerPart, ...]) -> bytes:
             [(k[:MAX_WORD_CHARS], v) for k, v in list(trace.counts.items())[:MAX_COUNTS]],
             trace.error[:_MAX_ERROR_CHARS],
             trace.hint[:_MAX_ERROR_CHARS],
+            trace.more_roots[:MAX_ROOTS],
         ),
         use_bin_type=True,
         unicode_errors="surrogatepass",  # names are bytes, carried as `os.fsdecode` does
@@ -134,6 +136,7 @@ def decode_trace(data: bytes) -> Trace:
         counts=dict(_list(row[12], MAX_COUNTS, _named_count)),
         error=_text(row[13], _MAX_ERROR_CHARS),
         hint=_text(row[14], _MAX_ERROR_CHARS),
+        more_roots=_list(row[15], MAX_ROOTS, _root),
     )
 
 

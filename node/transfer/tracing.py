@@ -67,6 +67,7 @@ class Tracer:
         self.kind = kind
         self.name = name
         self.root = b""
+        self.more_roots: tuple[bytes, ...] = ()
         self.size = 0
         self.counts: Counter[str] = Counter()
         self._clock = clock
@@ -151,6 +152,7 @@ class Tracer:
             counts=dict(self.counts),
             error=error,
             hint=hint,
+            more_roots=self.more_roots,
         )
 
     def _parts(self) -> tuple[PeerPart, ...]:

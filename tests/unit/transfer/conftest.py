@@ -12,6 +12,7 @@ import trio
 from meshnode.config import load_config
 from meshnode.dht.peer_id import PeerId
 from meshnode.errors import IntegrityError, NotFoundError, PeerError, PeerRefusedError
+from meshnode.node.exchange import Receipt
 from meshnode.node.exchange.stats import PeerStatsTable
 from meshnode.node.store import MemoryStore
 from meshnode.node.transfer import Getter, Member, Putter, TransferContext
@@ -45,7 +46,15 @@ class Peer:
     """So many requests break before one goes through."""
     gets: list[bytes] = field(default_factory=list)
     puts: list[bytes] = field(default_factory=list)
+    haves: list[int] = field(default_factory=list)
+    """How many digests each HAVE asked for."""
+    disk: float = 0.0
+    """Seconds from having the bytes of a chunk to having it on the disk."""
     die_after_gets: int | None = None
+
+
+def receipt_of(peer: PeerId, digest: bytes, size: int) -> Receipt:
+    return Receipt(peer, peer_id(0), digest, size, 1_000, 1_000 + 30 * 86_400, b"s" * 64)
 
 
 class FakeExchange:
@@ -84,6 +93,7 @@ class FakeExchange:
         self, peer: PeerId, digests: Sequence[bytes], *, first_byte_timeout: float | None = None
     ) -> list[bool]:
         found = await self._reach(peer, first_byte_timeout)
+        found.haves.append(len(digests))
         return await found.store.has(digests)
 
     async def get_unverified(
@@ -136,25 +146,37 @@ class FakeExchange:
         data: bytes,
         *,
         first_byte_timeout: float | None = None,
-    ) -> object:
+        on_sent: Callable[[], None] | None = None,
+    ) -> Receipt:
         self.putting.append(digest)
         self.most_puts = max(self.most_puts, len(set(self.putting)))
+        on_the_wire = True
         try:
             found = await self._reach(peer, first_byte_timeout)
-            found.serving += 1
-            try:
-                await trio.sleep(len(data) / found.rate)
-            finally:
-                found.serving -= 1
             if found.refuses_puts:
                 raise PeerRefusedError("Peer refused.", reason=found.refuses_puts)
-            found.puts.append(digest)
+            if not (await found.store.has([digest]))[0]:
+                found.serving += 1
+                upload = self.stats.of(peer).upload
+                upload.began()
+                try:
+                    await trio.sleep(len(data) / found.rate)
+                    self.putting.remove(digest)
+                    on_the_wire = False
+                    if on_sent is not None:
+                        on_sent()
+                    await trio.sleep(found.disk)
+                finally:
+                    found.serving -= 1
+                    upload.ended(len(data))
+                found.puts.append(digest)
             if not found.forgetful:
                 await found.store.put([(digest, bytes(data))])
             self.stats.of(peer).succeeded()
-            return object()
+            return receipt_of(peer, digest, len(data))
         finally:
-            self.putting.remove(digest)
+            if on_the_wire:
+                self.putting.remove(digest)
 
     def _enter(self, digest: bytes) -> None:
         self.started.append(digest)

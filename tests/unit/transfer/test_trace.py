@@ -47,6 +47,7 @@ def full_trace() -> Trace:
         counts={"chunks": 12},
         error="It failed.",
         hint="Try again.",
+        more_roots=(b"s" * 32,),
     )
 
 

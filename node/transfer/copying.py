@@ -1,0 +1,285 @@
+"""Getting the copies of one chunk made, each by whichever member takes it first.
+
+The copies of a chunk go out side by side, each to the next best member that has room for it (see
+`upload_flow.PeerWindows`). Who fails or refuses is replaced by the next candidate at once. Who is
+late, when nothing else waits to be sent, is joined by the next candidate, and the first to sign
+wins. Zones come before speed: a member of a zone without a copy is only replaced by another such.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import trio
+
+from ...dht.peer_id import PeerId
+from ...errors import DeadlineError, MembershipError, PeerError
+from ..store.protocol import Buffer, Digest
+from .context import TransferContext
+from .events import ProgressMeter
+from .failures import task_group
+from .peer_health import PeerHealth
+from .placement import Member, rank
+from .tracing import Tracer
+from .upload_flow import Lateness, PeerWindows, TurnPart, UploadSlots
+
+_LOOK_AGAIN_SECONDS = 0.25
+
+
+@dataclass(slots=True, eq=False)
+class Placement:
+    """Where copies of one chunk are, besides here."""
+
+    size: int
+    holders: dict[PeerId, str] = field(default_factory=dict)
+    """peer -> its zone; each gave a receipt."""
+    settled: trio.Event = field(default_factory=trio.Event)
+    """Set when nothing more is tried."""
+    retries: int = 0
+    bytes_sent: int = 0
+    """Stored bytes sent and acknowledged, over all copies, those that do not count any more
+    included."""
+    found: int = 0
+    """Copies that were there from an earlier put: asked after, not sent."""
+
+
+@dataclass(slots=True)
+class Choice:
+    """Who could take a copy."""
+
+    usable: deque[Member] = field(default_factory=deque)
+    """Best first."""
+    resting: list[float] = field(default_factory=list)
+    """How long each of the others rests."""
+    busy: bool = False
+    """Somebody, usable or not, may only have to be waited for."""
+
+
+@dataclass(slots=True, eq=False)
+class _Round:
+    """One attempt at the missing copies of a chunk."""
+
+    digest: Digest
+    data: Buffer
+    placement: Placement
+    candidates: deque[Member]
+    under_way: dict[PeerId, str] = field(default_factory=dict)
+    """peer -> its zone; asked, and not answered yet."""
+
+
+@dataclass(slots=True, eq=False)
+class _Race:
+    """One copy, wanted of one member, or of a second one as well."""
+
+    runners: int = 0
+    won: bool = False
+    over: trio.Event = field(default_factory=trio.Event)
+
+
+class CopyMaker:
+    """Makes copies for one put; knows how its peers fare."""
+
+    def __init__(
+        self,
+        ctx: TransferContext,
+        wanted: int,
+        meter: ProgressMeter,
+        tracer: Tracer,
+    ) -> None:
+        self._ctx = ctx
+        self._wanted = wanted
+        self._meter = meter
+        self._tracer = tracer
+        self.health = PeerHealth(ctx, meter, tracer)
+        self.slots = UploadSlots(ctx.chunk_settings.max_concurrent_uploads)
+        self.lateness = Lateness(ctx.chunk_settings.peer_response_timeout_secs)
+        self._windows = PeerWindows(ctx.exchange.stats)
+
+    async def fill(self, digest: Digest, data: Buffer, placement: Placement) -> Choice | None:
+        """Try to get the missing copies made. None: done, or nobody left to ask; else who is."""
+        async with self.slots.turn() as turn:
+            usable = self._candidates(digest, len(data), placement).usable
+            attempt = _Round(digest, data, placement, usable)
+            missing = self._wanted - len(placement.holders)
+            parts = [turn.part() for _ in range(min(missing, len(usable)))]
+            async with task_group() as tasks:
+                for part in parts:
+                    tasks.start_soon(self._one_copy, attempt, part)
+        if len(placement.holders) >= self._wanted:
+            return None
+        # All were tried; who is usable now has rested while others were still busy.
+        choice = self._candidates(digest, len(data), placement)
+        return choice if choice.usable or choice.resting else None
+
+    # --- who ----------------------------------------------------------------------------------
+
+    def _candidates(self, digest: Digest, size: int, placement: Placement) -> Choice:
+        zones = {self._ctx.zone, *placement.holders.values()}
+        members = [
+            member
+            for member in self._ctx.membership.members()
+            if member.peer not in placement.holders and member.peer != self._ctx.self_id
+        ]
+        choice = Choice()
+        for member in rank(digest, members, zones, size):
+            if self.health.gone(member.peer):
+                continue
+            choice.busy |= self.health.only_busy(member.peer)
+            rest = self.health.rest(member.peer)
+            if rest > 0:
+                choice.resting.append(rest)
+            else:
+                choice.usable.append(member)
+        return choice
+
+    async def _choose(self, attempt: _Round) -> Member | None:
+        """The best candidate that has room, when there is one; None: no candidate is left."""
+        size = attempt.placement.size
+        while True:
+            equals = self._equals(attempt)
+            if not equals:
+                return None
+            for member in equals:
+                if self._windows.room(member.peer, size):
+                    attempt.candidates.remove(member)
+                    return member
+            with self._tracer.phase("peers full"):
+                await self._windows.change()
+
+    def _equals(self, attempt: _Round) -> list[Member]:
+        """Candidates as good as the best one where zones are concerned, best first."""
+        for member in list(attempt.candidates):
+            if self.health.gone(member.peer) or self.health.occupied(member.peer):
+                attempt.candidates.remove(member)
+        if not attempt.candidates:
+            return []
+        best = self._is_new_zone(attempt.candidates[0].zone, attempt)
+        return [m for m in attempt.candidates if self._is_new_zone(m.zone, attempt) == best]
+
+    def _is_new_zone(self, zone: str, attempt: _Round) -> bool:
+        holding = attempt.placement.holders.values()
+        return zone != self._ctx.zone and zone not in (*holding, *attempt.under_way.values())
+
+    # --- one copy -----------------------------------------------------------------------------
+
+    async def _one_copy(self, attempt: _Round, part: TurnPart) -> None:
+        """Get one copy made, by whichever candidate takes it."""
+        try:
+            while (member := await self._choose(attempt)) is not None:
+                if await self._race(member, attempt, part):
+                    return
+                attempt.placement.retries += bool(attempt.candidates)
+        finally:
+            part.sent()
+
+    async def _race(self, member: Member, attempt: _Round, part: TurnPart) -> bool:
+        """Ask `member`; when it is late and nothing else is to be sent, the next one as well."""
+        race = _Race()
+        late_after = self.lateness.late_after()
+        alone = self._is_new_zone(member.zone, attempt)
+        async with task_group() as tasks:
+
+            async def run(runner: Member) -> None:
+                if await self._ask(runner, attempt, part):
+                    race.won = True
+                    tasks.cancel_scope.cancel()
+                race.runners -= 1
+                if not race.runners:
+                    race.over.set()
+
+            race.runners = 1
+            tasks.start_soon(run, member)
+            with trio.move_on_after(late_after):
+                await race.over.wait()
+            while not race.over.is_set():
+                second = self._second(attempt, new_zone=alone)
+                if second is not None:
+                    self._note_hedge(member, second, attempt.placement.size)
+                    race.runners += 1
+                    tasks.start_soon(run, second)
+                    break
+                with trio.move_on_after(_LOOK_AGAIN_SECONDS):
+                    await race.over.wait()
+        return race.won
+
+    def _second(self, attempt: _Round, *, new_zone: bool) -> Member | None:
+        """Who may be asked beside one that is late: the fastest that is idle enough."""
+        size = attempt.placement.size
+        if self.slots.anybody_waits or not self.lateness.may_spend(size):
+            return None
+        able = [
+            member
+            for member in attempt.candidates
+            if (not new_zone or self._is_new_zone(member.zone, attempt))
+            and not self.health.gone(member.peer)
+            and self.health.rest(member.peer) <= 0
+            and self._windows.room(member.peer, size)
+        ]
+        if not able:
+            return None
+        stats = self._ctx.exchange.stats
+        fastest = min(able, key=lambda m: stats.expected_seconds(m.peer, size, upload=True))
+        attempt.candidates.remove(fastest)
+        return fastest
+
+    def _note_hedge(self, late: Member, second: Member, size: int) -> None:
+        self.lateness.spend(size)
+        tally = self._tracer.peer(late.peer)
+        tally.hedged += 1
+        tally.wasted += size
+        self._tracer.counts["hedges"] += 1
+        self._tracer.note(f"was late with a copy; {second.peer.short} was asked too", late.peer)
+
+    async def _ask(self, member: Member, attempt: _Round, part: TurnPart) -> bool:
+        """Have `member` make a copy; whether it did."""
+        peer, size, settings = member.peer, attempt.placement.size, self._ctx.chunk_settings
+        began = trio.current_time()
+        moved = 0
+
+        def sent() -> None:
+            nonlocal moved
+            moved = size
+            part.sent()
+
+        self.health.began(peer)
+        self._windows.begin(peer, size)
+        attempt.under_way[peer] = member.zone
+        try:
+            with (
+                self._tracer.asking(peer) as tally,
+                trio.move_on_after(settings.chunk_timeout_secs) as limit,
+            ):
+                receipt = await self._ctx.exchange.put(
+                    peer,
+                    attempt.digest,
+                    attempt.data,
+                    first_byte_timeout=settings.peer_response_timeout_secs,
+                    on_sent=sent,
+                )
+        except (PeerError, MembershipError, DeadlineError) as error:
+            if isinstance(error, DeadlineError):
+                self.slots.timed_out(began)
+            self.health.failed(peer, began, error)
+            return False
+        finally:
+            self.health.ended(peer)
+            self._windows.end(peer, size)
+            attempt.under_way.pop(peer, None)
+        if limit.cancelled_caught:
+            reason = f"did not take a chunk within {settings.chunk_timeout_secs:g} s"
+            self._ctx.exchange.stats.of(peer).failed(reason)
+            self.slots.timed_out(began)
+            self.health.failed(peer, began, DeadlineError(f"{reason}."))
+            return False
+        seconds = trio.current_time() - began
+        self.health.took(peer)
+        self.slots.acknowledged(size)
+        self.lateness.took(seconds)
+        tally.nbytes += size
+        tally.slowest = max(tally.slowest, seconds)
+        attempt.placement.holders[peer] = member.zone
+        attempt.placement.bytes_sent += moved
+        self._ctx.journal.copied(receipt)
+        self._meter.advance(sent=moved, held=size)
+        return True
