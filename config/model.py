@@ -176,10 +176,11 @@ class ChunkSettings:
         'Chunks in flight on a get; 1 is strictly sequential, "auto" adapts to what peers deliver.',
         "More hides latency on long links; fewer spares memory and a shared line.",
     )
-    max_concurrent_uploads: int = _setting(
-        Integer(1, 1024),
+    max_concurrent_uploads: int | Literal["auto"] = _setting(
+        IntegerOrAuto(Integer(1, 1024)),
         4,
-        "Chunks in flight on a put; 1 is strictly sequential.",
+        "Chunks being sent at once on a put; 1 is strictly sequential, up to the receipt; "
+        '"auto" adapts to what peers take.',
         "More helps with many fast peers; fewer leaves a slow uplink usable.",
     )
     chunk_timeout_secs: float = _setting(
