@@ -88,7 +88,7 @@ class Dht:
         self._gossip = None
         if signer is not None and settings.map_members:
             self._gossip = Gossip(context, signer, realm)
-            contacts.watch(self._gossip)
+            context.contacts.watch(self._gossip)
         self._locator = locator = Locator(context, self._gossip)
         self._publisher = Publisher(context, traces, locator, chunks)
         self._value_publisher = ValuePublisher(context, traces, queries, locator)
@@ -345,9 +345,19 @@ class Dht:
         """What the last queries and announcements did, oldest first; some 100 are kept."""
         return self._traces.recent()
 
+    @property
+    def keys_pending(self) -> int:
+        """How many of our keys too few peers know of; they are told again soon."""
+        return len(self._publisher.untold)
+
+    @property
     def announce_lag(self) -> float:
-        """For how long the oldest of our keys has been known to too few peers, in seconds."""
+        """For how long the oldest of these has been waiting, in seconds; 0 when there is none."""
         return self._publisher.untold.lag(self._wall_clock())
+
+    def holds(self, digest: bytes) -> bool:
+        """Whether this node has announced that it holds this chunk, and repeats it."""
+        return self._chunks.holds(digest)
 
     def stats(self) -> dict[str, int]:
         """Counters, and the sizes of what is kept; names are listed in docs/dht.md."""
@@ -357,8 +367,8 @@ class Dht:
             "table_peers": len(self._contacts.table),
             "chunk_records": len(self._chunks),
             "own_chunks": self._chunks.own_count,
-            "keys_pending": len(self._publisher.untold),
-            "announce_lag_seconds": int(self.announce_lag()),
+            "keys_pending": self.keys_pending,
+            "announce_lag_seconds": int(self.announce_lag),
             "manifests": self._values.kept_of(MANIFEST_NAMESPACE),
             "own_manifests": len(self._values.own_keys(MANIFEST_NAMESPACE)),
             "names": self._values.kept_of(NAME_NAMESPACE),
@@ -411,10 +421,10 @@ class Dht:
             with trio.CancelScope(
                 shield=True, deadline=trio.current_time() + _CLOSE_WITHIN
             ) as scope:
-                if self._gossip is not None:
-                    await self._gossip.leave()
                 self._contacts.save()
                 await self._rows.flush()
+                if self._gossip is not None:
+                    await self._gossip.leave()
             if scope.cancelled_caught:
                 _log.warning("dht_close_late", waited=_CLOSE_WITHIN)
         finally:

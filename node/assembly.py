@@ -29,7 +29,7 @@ from .exchange import (
     serve,
 )
 from .identity import Identity, MemberInfo, Mesh
-from .keeper import Announcer, Catalogue, Collector, Promises, PutJournal, Releaser
+from .keeper import Announcer, Catalogue, Collector, Promises, PutJournal, Releaser, catch_up
 from .members import Members
 from .store import KeyValue, Store, open_store
 from .transport.libp2p_host import open_libp2p_host
@@ -84,7 +84,9 @@ async def open_parts(config: Config, *, serve_peers: bool) -> AsyncIterator[Part
         exchange = await stack.enter_async_context(
             open_exchange(host, identity=identity, settings=_exchange_settings(config), stats=stats)
         )
-        dht = await stack.enter_async_context(open_dht(host, store.records, _dht_settings(config)))
+        dht = await stack.enter_async_context(
+            open_dht(host, store.records, _dht_settings(config), signer=identity, realm=mesh.id)
+        )
         await stats.load(saved_stats, [entry.peer for entry in dht.peers()])
         announcer = Announcer(dht)
         catalogue = Catalogue(config.paths.data_dir / "catalogue")
@@ -108,6 +110,7 @@ async def open_parts(config: Config, *, serve_peers: bool) -> AsyncIterator[Part
             await stack.enter_async_context(open_mdns(host, mesh, bootstrap.found))
         async with open_owned_nursery() as nursery:
             nursery.start_soon(announcer.run)
+            nursery.start_soon(catch_up, store.chunks, dht, promises)
             nursery.start_soon(bootstrap.run)
             nursery.start_soon(members.run)
             nursery.start_soon(releaser.run)

@@ -41,6 +41,7 @@ from .transfer import (
 log = structlog.get_logger(__name__)
 
 _READY_WITHIN_SECS = 10.0
+_HAND_OVER_SECS = 2.0
 
 
 class Node:
@@ -221,6 +222,8 @@ class Node:
             connected_peers=len(parts.members.members()),
             known_peers=len(parts.dht.peers()),
             announce_lag=parts.announcer.lag,
+            keys_pending=parts.dht.keys_pending,
+            announce_lag_seconds=parts.dht.announce_lag,
             store=await parts.store.chunks.stats(),
             store_rebuilt=parts.store.rebuilt,
             counters={**parts.dht.stats(), **parts.host.stats()},
@@ -295,3 +298,24 @@ async def open_node(config: Config, *, serve_peers: bool = True) -> AsyncIterato
     """
     async with open_parts(config, serve_peers=serve_peers) as parts:
         yield Node(parts)
+        if serve_peers:
+            await _hand_over(parts)
+
+
+async def _hand_over(parts: Parts) -> None:
+    """In an orderly end: what this node keeps for the DHT moves to those who keep it from now on.
+
+    Waits for `_HAND_OVER_SECS` at most, and for nothing in a mesh where everybody keeps everything.
+    """
+    report = await parts.dht.hand_over(_HAND_OVER_SECS)
+    if report.due:
+        log.info(
+            "handed_over",
+            due=report.due,
+            records=report.records,
+            values=report.values,
+            peers=report.peers,
+            failed=report.failed,
+            seconds=round(report.seconds, 2),
+            complete=report.complete,
+        )

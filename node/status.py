@@ -27,6 +27,11 @@ class NodeStatus:
     connected_peers: int
     known_peers: int
     announce_lag: int
+    """Chunks here that have not been announced yet."""
+    keys_pending: int
+    """Announced chunks that too few peers know of; they are told again soon."""
+    announce_lag_seconds: float
+    """For how long the oldest of these has been waiting."""
     store: StoreStats
     store_rebuilt: bool
     """The store's index was damaged and has been made anew since this node was started."""
@@ -46,6 +51,8 @@ class NodeStatus:
             "connected_peers": self.connected_peers,
             "known_peers": self.known_peers,
             "announce_lag": self.announce_lag,
+            "keys_pending": self.keys_pending,
+            "announce_lag_seconds": round(self.announce_lag_seconds, 1),
             "store": asdict(self.store),
             "store_rebuilt": self.store_rebuilt,
             "counters": dict(self.counters),

@@ -5,6 +5,7 @@ Knows the store's tables and the DHT; must not know files, HTTP or sockets.
 
 from .announcer import Announcer
 from .catalogue import Catalogue, CatalogueEntry
+from .catch_up import catch_up
 from .collector import Collector
 from .promises import Dropped, Promises
 from .put_journal import PutJournal
@@ -20,4 +21,5 @@ __all__ = [
     "PutJournal",
     "Releaser",
     "Round",
+    "catch_up",
 ]

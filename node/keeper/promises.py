@@ -115,6 +115,15 @@ class Promises:
         if kept.new:
             self._announcer.add([(kept.digest, kept.size)])
 
+    async def announce_unheard(self, chunks: Sequence[tuple[bytes, int]]) -> int:
+        """Queue those of `chunks` (digest, size) that are here; returns how many that are."""
+        async with self._lock:
+            # Deletions happen under the lock: what is here now is announced before it can go.
+            here = await self._store.chunks.has([digest for digest, _ in chunks])
+            kept = [chunk for chunk, held in zip(chunks, here, strict=True) if held]
+            self._announcer.add(kept)
+        return len(kept)
+
     async def _write_down(self) -> None:
         batch, self._unwritten = self._unwritten, []
         rows = [(p.kept.digest, p.kept.owner, NO_ROOT, float(p.kept.until)) for p in batch]
