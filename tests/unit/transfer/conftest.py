@@ -11,11 +11,18 @@ import pytest
 import trio
 from meshnode.config import load_config
 from meshnode.dht.peer_id import PeerId
-from meshnode.errors import IntegrityError, NotFoundError, PeerError, PeerRefusedError
+from meshnode.errors import (
+    IntegrityError,
+    NotFoundError,
+    PeerError,
+    PeerRefusedError,
+    StoreError,
+)
 from meshnode.node.exchange import Receipt
 from meshnode.node.exchange.stats import PeerStatsTable
 from meshnode.node.store import MemoryStore
 from meshnode.node.transfer import Getter, Member, Putter, TransferContext
+from meshnode.node.transfer.trace import Trace
 
 SECRET = b"\x07" * 32
 
@@ -233,6 +240,49 @@ class FakeDht:
         return self.manifests.get(digest)
 
 
+class FakeJournal:
+    """Remembers what was written down; `crash` takes the rest."""
+
+    def __init__(self) -> None:
+        self.written: dict[tuple[bytes, PeerId], Receipt] = {}
+        self.noted: list[Receipt] = []
+        self.held: set[bytes] = set()
+        self.asked: list[int] = []
+        self.flushes = 0
+        self.broken = False
+
+    def stored(self, digests: Sequence[bytes]) -> None:
+        self.held.update(digests)
+
+    def copied(self, receipt: Receipt) -> None:
+        self.noted.append(receipt)
+
+    async def receipts(self, digests: Sequence[bytes]) -> dict[bytes, list[Receipt]]:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(len(digests))
+        found: dict[bytes, list[Receipt]] = {}
+        for (digest, _), receipt in self.written.items():
+            if digest in digests:
+                found.setdefault(digest, []).append(receipt)
+        return found
+
+    async def lost(self, peer: PeerId, digests: Sequence[bytes]) -> None:
+        await trio.lowlevel.checkpoint()
+        for digest in digests:
+            self.written.pop((digest, peer), None)
+
+    async def flush(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.flushes += 1
+        if self.broken:
+            raise StoreError("the disk failed")
+        self.written |= {(r.digest, r.holder): r for r in self.noted}
+        self.noted.clear()
+
+    def crash(self) -> None:
+        self.noted.clear()
+
+
 class FakeMesh:
     """This node, and the peers around it."""
 
@@ -242,6 +292,8 @@ class FakeMesh:
         self.store = MemoryStore()
         self.exchange = FakeExchange(self)
         self.dht = FakeDht(self)
+        self.journal = FakeJournal()
+        self.traces: list[Trace] = []
         self.self_id = peer_id(0)
 
     def add(self, zone: str = "default", **faults: object) -> Peer:
@@ -272,7 +324,14 @@ class FakeMesh:
             convergence_secret=SECRET,
             zone="default",
             rng=random.Random(1),
+            journal=self.journal,
+            traces=self,
         )
+
+    async def keep(self, trace: Trace) -> None:
+        """A trace keeper: everything that was ever done."""
+        await trio.lowlevel.checkpoint()
+        self.traces.append(trace)
 
     def putter(self) -> Putter:
         return Putter(self.context())
