@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -31,30 +31,47 @@ class HandlerCounts:
 
     failed: int = 0
     refused: int = 0
+    handshakes: Counter[str] = field(default_factory=Counter)
+    """Inbound connections without a finished handshake: "late", "displaced", "failed"."""
     violations: Counter[str] = field(default_factory=Counter)
     """What peers did against the protocol, by reason. Each ended a connection, but for "no_credit":
     a stall deadline in which a peer gave a waiting stream none."""
 
 
+Admits = Callable[[PeerId, str], Awaitable[bool]]
+"""Whether a peer may be served a protocol."""
+
+
 class Libp2pConnection:
-    """Serves the peer's streams and opens ours, until closed, lost, or silent for too long."""
+    """Serves the peer's streams and opens ours, until closed, lost, or silent for too long.
+
+    Args:
+        remote: the peer's end of it, as a multiaddr.
+    """
 
     def __init__(
         self,
         muxer: NativeConnection,
         *,
         inbound: bool,
+        remote: str,
         limits: HostLimits,
         handlers: Mapping[str, StreamHandler],
+        admits: Admits,
         handler_nursery: trio.Nursery,
         counts: HandlerCounts,
     ) -> None:
         self.peer: PeerId = muxer.peer
         self.inbound = inbound
+        self.remote = remote
+        self.opened_at = trio.current_time()
         self.closed = False
+        self.spare = False
+        """There is a better one to the same peer. If we dialled this one, it goes once unused."""
         self._muxer = muxer
         self._limits = limits
         self._handlers = handlers
+        self._admits = admits
         self._handler_nursery = handler_nursery
         self._counts = counts
         self._nursery: trio.Nursery | None = None
@@ -68,6 +85,11 @@ class Libp2pConnection:
     def usable(self) -> bool:
         """Whether it takes new streams; one that does not may still have live ones."""
         return not (self.closed or self._muxer.leaving or self._muxer.why_closed)
+
+    @property
+    def streams(self) -> int:
+        """Streams that live on it, whoever opened them."""
+        return self._muxer.streams
 
     def distrust(self) -> None:
         """Keep little memory for the peer until `trust`."""
@@ -157,7 +179,7 @@ class Libp2pConnection:
         Intervals are counted rather than time, because when this process itself was held up, what
         the peer sent meanwhile has not been read yet.
         """
-        silent_intervals = 0
+        silent_intervals = unused_intervals = 0
         while True:
             pinged_at = trio.current_time()
             await trio.sleep(self._limits.keepalive)
@@ -165,6 +187,12 @@ class Libp2pConnection:
             if silent_intervals == 2:
                 silent = trio.current_time() - self._muxer.last_received
                 self.close(f"the peer was silent for {silent:.0f} s")
+                return
+            unused = self.spare and not self.inbound and not self.streams
+            unused_intervals = unused_intervals + 1 if unused else 0
+            if unused_intervals == 2:
+                # For so long both sides have known the better one, and used it.
+                self.close("another connection to the peer is in use")
                 return
             await self._end_lingering()
             self._muxer.ping()
@@ -223,7 +251,9 @@ class Libp2pConnection:
     async def _negotiate(self, stream: Libp2pStream) -> StreamHandler:
         with trio.move_on_after(self._limits.negotiation_timeout):
             buffered = BufferedStream(stream)
-            protocol = await multistream.answer(buffered, self._handlers)
+            protocol = await multistream.answer(
+                buffered, self._handlers, lambda proposal: self._admits(self.peer, proposal)
+            )
             stream.begin(protocol, buffered.take_rest())
             return self._handlers[protocol]
         raise PeerError("The peer opened a stream and named no protocol in time.")

@@ -5,30 +5,33 @@
 
 from __future__ import annotations
 
-import errno
 import random
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 import structlog
 import trio
 
-from ...config.addresses import ADDRESS_EXAMPLE, Address, parse_address
 from ...dht.host import ConnectionEvent, Stream, StreamHandler
 from ...dht.peer_id import PeerId
-from ...errors import PeerError, RefusedError, UsageError
+from ...errors import PeerError
 from .address_book import AddressBook
 from .connection_events import EventHub
 from .dialing import Dialler
+from .identify import IDENTIFY_PROTOCOL, PUSH_PROTOCOL, Description, Identify
 from .interfaces import concrete_addresses
+from .libp2p_choice import preferred, superfluous
 from .libp2p_connection import HandlerCounts, Libp2pConnection
+from .libp2p_handshakes import PendingHandshakes
+from .libp2p_listen import bind_all, check_announced, os_reason, socket_address
 from .libp2p_upgrade import Upgrader
 from .limits import HostLimits
 from .native_socket import NativeSocket
 from .noise import HostIdentity
 from .owned_nursery import open_owned_nursery
+from .ping import PING_PROTOCOL, ping, serve_pings
+from .strangers import Gate
 
 __all__ = ["HostIdentity", "Libp2pHost", "open_libp2p_host"]
 
@@ -38,7 +41,8 @@ _log = structlog.get_logger(__name__)
 class Libp2pHost:
     """Who we are on the network, on TCP with Noise and Yamux; implements `Host`.
 
-    Made by `open_libp2p_host`.
+    Serves identify and ping to everybody, as any libp2p node does, until it has a gate: then only
+    what the gate lets through. Made by `open_libp2p_host`.
     """
 
     def __init__(
@@ -56,12 +60,19 @@ class Libp2pHost:
         self._announce = list(announce)
         self._listening: list[tuple[str, str, int]] = []
         self._upgrader = Upgrader(identity, limits, self._count_violation)
-        self._handlers: dict[str, StreamHandler] = {}
+        self._identify = Identify(self)
+        self._handlers: dict[str, StreamHandler] = {
+            IDENTIFY_PROTOCOL: self._identify.serve,
+            PUSH_PROTOCOL: self._identify.serve_push,
+            PING_PROTOCOL: serve_pings,
+        }
         self._connections: dict[PeerId, list[Libp2pConnection]] = {}
         self._connected: frozenset[PeerId] = frozenset()
-        self._trusted: Callable[[PeerId], bool] = lambda peer: True
+        self._gate: Gate | None = None
         self._inbound = 0
-        self._handshakes: OrderedDict[int, trio.CancelScope] = OrderedDict()
+        self._handshakes = PendingHandshakes(
+            limits.max_pending_handshakes, limits.negotiation_timeout, self.counts.handshakes
+        )
         self._hub = EventHub()
         self._book = AddressBook(self._peer_id, per_peer=limits.max_addresses_per_peer)
         self._dialler = Dialler(
@@ -102,20 +113,74 @@ class Libp2pHost:
         return self._hub.subscribe()
 
     def set_handler(self, protocol: str, handler: StreamHandler) -> None:
+        is_new = protocol not in self._handlers
         self._handlers[protocol] = handler
+        if is_new:
+            self._identify.changed()
 
-    # --- strangers ----------------------------------------------------------------------------
+    # --- what others see of us, and say of themselves -----------------------------------------
 
-    def bound_strangers(self, trusted: Callable[[PeerId], bool]) -> None:
-        self._trusted = trusted
+    def set_gate(self, gate: Gate) -> None:
+        self._gate = gate
         for peer, connections in self._connections.items():
             for connection in connections:
-                if not trusted(peer):
+                if not gate.trusts(peer):
                     connection.distrust()
 
     def trust(self, peer: PeerId) -> None:
         for connection in self._connections.get(peer, ()):
             connection.trust()
+        self._identify.changed()
+
+    async def _admits(self, peer: PeerId, protocol: str) -> bool:
+        return self._gate is None or await self._gate.admits(peer, protocol)
+
+    def protocols_for(self, peer: PeerId) -> tuple[str, ...]:
+        """What we speak, as far as `peer` may know."""
+        gate = self._gate
+        return tuple(name for name in self._handlers if gate is None or gate.shows(peer, name))
+
+    def observed_address(self, peer: PeerId) -> str | None:
+        """From where the connection to `peer` comes, as a multiaddr; None without one."""
+        connections = self._connections.get(peer)
+        return connections[-1].remote if connections else None
+
+    async def identify(self, peer: PeerId) -> Description:
+        """Ask `peer` about itself. Its addresses become known ones; believe nothing of the rest.
+
+        Raises:
+            PeerError: unreachable, does not speak identify, or answers nonsense.
+        """
+        return await self._identify.ask(peer, partial(self.open_stream, peer))
+
+    async def ping(self, peer: PeerId) -> float:
+        """Seconds of a round trip to `peer`, by `/ipfs/ping/1.0.0`.
+
+        Raises:
+            PeerError: unreachable, does not speak ping, or does not answer in time.
+        """
+        return await ping(await self.open_stream(peer, PING_PROTOCOL))
+
+    async def _get_acquainted(self, connection: Libp2pConnection) -> None:
+        """Learn where a peer that has dialled us listens, so that others can hear it from us."""
+        try:
+            await self._identify.ask(connection.peer, connection.open_stream)
+        except PeerError as error:
+            _log.debug("not_identified", peer=str(connection.peer), error=error.message)
+
+    def stats(self) -> dict[str, int]:
+        """Counters, and the sizes of what is kept; names are listed in docs/transport.md."""
+        counts = self.counts
+        return {
+            "transport_connections": sum(len(found) for found in self._connections.values()),
+            "transport_connections_inbound": self._inbound,
+            "transport_connections_refused": self.refused_connections,
+            "transport_handshakes_pending": len(self._handshakes),
+            "transport_streams_refused": counts.refused,
+            "transport_handlers_failed": counts.failed,
+            **{f"transport_handshakes_{why}": n for why, n in counts.handshakes.items()},
+            **{f"transport_violations_{why}": n for why, n in counts.violations.items()},
+        }
 
     # --- connections --------------------------------------------------------------------------
 
@@ -134,7 +199,7 @@ class Libp2pHost:
     async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
         connected_before = self._usable(peer)
         await self.connect(peer)
-        connection = self._newest(peer)
+        connection = self._best(peer)
         try:
             return await connection.open_stream(protocol)
         except PeerError:
@@ -142,13 +207,16 @@ class Libp2pHost:
                 raise
         # It had died unnoticed, or its end was on the way: the peer may be there again.
         await self.connect(peer)
-        return await self._newest(peer).open_stream(protocol)
+        return await self._best(peer).open_stream(protocol)
 
-    def _newest(self, peer: PeerId) -> Libp2pConnection:
-        for connection in reversed(self._connections.get(peer, ())):
-            if connection.usable:
-                return connection
-        raise PeerError(f"The connection to peer {peer.short} was lost.")
+    def _best(self, peer: PeerId) -> Libp2pConnection:
+        connection = self._preferred(self._connections.get(peer, ()))
+        if connection is None:
+            raise PeerError(f"The connection to peer {peer.short} was lost.")
+        return connection
+
+    def _preferred(self, connections: Sequence[Libp2pConnection]) -> Libp2pConnection | None:
+        return preferred(connections, self._peer_id, self._limits.dial_timeout)
 
     def _usable(self, peer: PeerId) -> bool:
         """Whether a stream can be opened without dialling.
@@ -162,24 +230,28 @@ class Libp2pHost:
         try:
             stream = await trio.open_tcp_stream(name, int(port))
         except OSError as error:
-            raise PeerError(_os_reason(error)) from error
+            raise PeerError(os_reason(error)) from error
         wire = NativeSocket(stream)
         try:
-            connection = await self._upgrade(wire, peer)
+            connection = await self._upgrade(wire, peer, address)
             await self._nursery.start(partial(connection.run, self._opened, self._forget))
         except BaseException:
             wire.close()
             raise
 
-    async def _upgrade(self, wire: NativeSocket, expected: PeerId | None) -> Libp2pConnection:
+    async def _upgrade(
+        self, wire: NativeSocket, expected: PeerId | None, remote: str
+    ) -> Libp2pConnection:
         muxer = await self._upgrader.upgrade(wire, expected)
         if muxer.peer == self._peer_id:
             raise PeerError("is this node itself")
         return Libp2pConnection(
             muxer,
             inbound=expected is None,
+            remote=remote,
             limits=self._limits,
             handlers=self._handlers,
+            admits=self._admits,
             handler_nursery=self._nursery,
             counts=self.counts,
         )
@@ -189,30 +261,49 @@ class Libp2pHost:
 
     def _opened(self, connection: Libp2pConnection) -> None:
         peer = connection.peer
-        if not self._trusted(peer):
+        known = self._connections.setdefault(peer, [])
+        if not connection.inbound and any(not c.inbound and c.usable for c in known):
+            # Two addresses of the peer answered one dial.
+            connection.close("another connection to the peer was faster")
+            return
+        known.append(connection)
+        if self._gate is not None and not self._gate.trusts(peer):
             connection.distrust()
         if connection.inbound:
             self._inbound += 1
-        known = self._connections.setdefault(peer, [])
-        known.append(connection)
+            if self._gate is None:
+                self._nursery.start_soon(self._get_acquainted, connection)
         self._dialler.backoff.clear(peer)
         if len(known) == 1:
             self._connected = frozenset(self._connections)
             self._hub.publish(ConnectionEvent(peer, connected=True))
-        elif len(known) > self._limits.max_connections_per_peer:
-            known[0].close("a newer connection took its place")
+        else:
+            self._choose(known)
+
+    def _choose(self, known: list[Libp2pConnection]) -> None:
+        """Make up our mind which connection to a peer is used, and close what is too many."""
+        best = self._preferred(known)
+        for connection in known:
+            connection.spare = connection is not best
+        if best is not None:
+            for connection in superfluous(known, best, self._limits.max_connections_per_peer):
+                connection.close("other connections to the peer took its place")
 
     def _forget(self, connection: Libp2pConnection) -> None:
-        known = self._connections.get(connection.peer, [])
+        peer = connection.peer
+        known = self._connections.get(peer, [])
         if connection not in known:
             return
         known.remove(connection)
         if connection.inbound:
             self._inbound -= 1
-        if not known:
-            del self._connections[connection.peer]
+        if known:
+            self._choose(known)
+        else:
+            del self._connections[peer]
             self._connected = frozenset(self._connections)
-            self._hub.publish(ConnectionEvent(connection.peer, connected=False))
+            self._identify.forget(peer)
+            self._hub.publish(ConnectionEvent(peer, connected=False))
 
     # --- listening ----------------------------------------------------------------------------
 
@@ -223,43 +314,40 @@ class Libp2pHost:
             UsageError: not an address to listen on.
             RefusedError: the port is taken or the address is not ours.
         """
-        listeners: list[trio.SocketListener] = []
-        try:
-            for address in addresses:
-                listeners += await _bind(address)
-        except BaseException:
-            for listener in listeners:
-                listener.socket.close()
-            raise
+        listeners = await bind_all(addresses)
         for listener in listeners:
-            host, port = listener.socket.getsockname()[:2]
-            self._listening.append(("ip6" if ":" in host else "ip4", host.partition("%")[0], port))
+            self._listening.append(socket_address(listener.socket.getsockname()[:2]))
         if listeners:
             await self._nursery.start(partial(trio.serve_listeners, self._accept, listeners))
 
     async def _accept(self, stream: trio.SocketStream) -> None:
         """Task of one inbound connection; the socket is closed when it returns."""
+        try:
+            kind, host, port = socket_address(stream.socket.getpeername()[:2])
+        except OSError:
+            return  # it is gone already
         if self._inbound >= self._limits.max_connections:
             self.refused_connections += 1
             return
-        if len(self._handshakes) >= self._limits.max_pending_handshakes:
-            # The oldest has had its chance; connections that never speak must not keep others out.
-            self._handshakes.popitem(last=False)[1].cancel()
         wire = NativeSocket(stream)
         try:
-            with trio.move_on_after(self._limits.negotiation_timeout) as scope:
-                self._handshakes[id(scope)] = scope
-                connection = await self._upgrade(wire, None)
-            self._handshakes.pop(id(scope), None)
+            with self._handshakes.one_more(host):
+                connection = await self._upgrade(wire, None, f"/{kind}/{host}/tcp/{port}")
             if self._inbound >= self._limits.max_connections:
                 self.refused_connections += 1
-            elif not scope.cancelled_caught:
+            else:
                 await connection.run(self._opened, self._forget)
         except PeerError as error:
-            self._handshakes.pop(id(scope), None)
-            _log.debug("inbound_connection_failed", error=error.message)
+            _log.debug("inbound_connection_failed", host=host, error=error.message)
+        except Exception:  # noqa: BLE001 - task boundary: whoever is there costs one connection
+            self.counts.failed += 1
+            _log.warning("inbound_connection_crashed", host=host, exc_info=True)
         finally:
             wire.close()
+
+    async def run(self) -> None:
+        """What the host does by itself, until cancelled."""
+        await self._identify.keep_told()
 
     def close_connections(self) -> None:
         """End all connections at once, without waiting for any peer."""
@@ -288,64 +376,12 @@ async def open_libp2p_host(
         RefusedError: a port is taken, or an address is not this machine's.
     """
     for address in announce:
-        _check_announced(address)
+        check_announced(address)
     async with open_owned_nursery() as nursery:
         host = Libp2pHost(identity, nursery, limits or HostLimits(), announce)
+        nursery.start_soon(host.run)
         try:
             await host.listen(listen)
             yield host
         finally:
             host.close_connections()
-
-
-def _check_announced(text: str) -> None:
-    address = _parse(text, "announce")
-    if address.peer is not None or not address.is_dialable:
-        raise UsageError(
-            f"network.announce: others cannot dial {text}.",
-            hint="Name a concrete host and port, without /p2p.",
-        )
-
-
-def _parse(text: str, key: str) -> Address:
-    try:
-        return parse_address(text)
-    except ValueError as error:
-        raise UsageError(
-            f"network.{key}: {text[:80]!r} cannot be used: {error}.",
-            hint=f"An address looks like {ADDRESS_EXAMPLE}.",
-        ) from error
-
-
-async def _bind(text: str) -> Sequence[trio.SocketListener]:
-    address = _parse(text, "listen")
-    if address.peer is not None or not address.is_numeric:
-        raise UsageError(
-            f"network.listen: cannot listen on {text}.",
-            hint="Name an IP address and a port, such as /ip4/0.0.0.0/tcp/4710.",
-        )
-    port = address.port
-    try:
-        return await trio.open_tcp_listeners(port, host=address.host)
-    except OSError as error:
-        raise RefusedError(
-            f"Cannot listen on {text}: {_os_reason(error)}.",
-            hint=f"Stop what uses port {port}, or choose another port (config key network.listen)."
-            if _is(error, errno.EADDRINUSE)
-            else "Choose an address of this machine (config key network.listen).",
-        ) from error
-
-
-def _is(error: OSError, number: int) -> bool:
-    return error.errno == number or (
-        isinstance(error.__cause__, OSError) and error.__cause__.errno == number
-    )
-
-
-def _os_reason(error: OSError) -> str:
-    """What the operating system said, in its own words, without the address repeated."""
-    cause: BaseException | None = error.__cause__
-    while isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
-    best = cause if isinstance(cause, OSError) else error
-    return (best.strerror or str(best)).lower()

@@ -1,16 +1,21 @@
 """The gate of the mesh: a `Host` that serves nobody but peers who have proved their membership.
 
 Participants: whoever opens a stream to a peer proves first, once per connection, with
-`/meshnode/hello/1`; the proof is mutual. Goals: a stranger is served no other protocol, holds no
-connection for long, and learns why from no answer; a member notices nothing but the first round
-trips. Non-goal: keeping strangers from connecting at all (they must, to prove anything).
+`/meshnode/hello/1`; the proof is mutual. Goals: a stranger is served no other protocol, learns of
+none that it exists, holds no connection for long, and learns why from no answer; a member notices
+nothing but the first round trips. Non-goal: keeping strangers from connecting at all (they must, to
+prove anything).
+
+In an open mesh there is nothing to keep from anybody: identify, ping and the protocols named public
+are served without proof, to whoever speaks libp2p, and such a connection may last.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,8 +37,10 @@ from ..identity import (
 )
 from .connection_events import EventHub
 from .dialing import Backoff
+from .identify import IDENTIFY_PROTOCOL
 from .owned_nursery import open_owned_nursery
-from .strangers import StrangerBounds
+from .ping import PING_PROTOCOL
+from .strangers import GatedHost
 from .streams import BufferedStream
 
 __all__ = ["GateLimits", "MemberHost", "open_member_host"]
@@ -67,8 +74,20 @@ class _Proof:
     error: MeshError | None = None
 
 
+@dataclass(slots=True, eq=False)
+class _Stay:
+    """A connected peer that has not proved anything yet."""
+
+    over: trio.Event = field(default_factory=trio.Event)
+    unwelcome: bool = False
+    """It has to make room for another one."""
+
+
 class MemberHost:
-    """Wraps a host; implements `Host` for proven members only. Made by `open_member_host`."""
+    """Wraps a host; implements `Host` for proven members only, and the `Gate` of a real host.
+
+    Made by `open_member_host`.
+    """
 
     def __init__(
         self,
@@ -77,6 +96,7 @@ class MemberHost:
         info: MemberInfo,
         nursery: trio.Nursery,
         limits: GateLimits,
+        public: Collection[str],
     ) -> None:
         self.rejected_streams = 0
         """Streams of strangers, for any protocol but the proof."""
@@ -86,18 +106,20 @@ class MemberHost:
         self._info = info
         self._nursery = nursery
         self._limits = limits
+        self._public = (
+            frozenset({IDENTIFY_PROTOCOL, PING_PROTOCOL, *public}) if mesh.open else frozenset()
+        )
         self._proven: dict[PeerId, MemberInfo] = {}
         self._members: frozenset[PeerId] = frozenset()
         self._met: OrderedDict[PeerId, None] = OrderedDict()
         self._proofs: dict[PeerId, _Proof] = {}
-        self._unproven: OrderedDict[PeerId, trio.Event] = OrderedDict()
+        self._unproven: OrderedDict[PeerId, _Stay] = OrderedDict()
         self._refusals = Backoff(limits.backoff_base, limits.backoff_cap, random.Random())
         self._hub = EventHub()
         self._closed = False
         inner.set_handler(PROTOCOL, self._serve_proof)
-        if isinstance(inner, StrangerBounds):
-            # One that was a member may reconnect and upload before we have noticed.
-            inner.bound_strangers(self._met.__contains__)
+        if isinstance(inner, GatedHost):
+            inner.set_gate(self)
 
     # --- the face of a host -------------------------------------------------------------------
 
@@ -139,7 +161,38 @@ class MemberHost:
         return await self._inner.open_stream(peer, protocol)
 
     def set_handler(self, protocol: str, handler: StreamHandler) -> None:
-        self._inner.set_handler(protocol, partial(self._admit, handler))
+        self._inner.set_handler(protocol, partial(self._admit, handler, protocol))
+
+    def stats(self) -> dict[str, int]:
+        """Counters of the gate and, where it has some, of the host behind it."""
+        return {
+            **(self._inner.stats() if isinstance(self._inner, GatedHost) else {}),
+            "gate_strangers": len(self._unproven),
+            "gate_streams_rejected": self.rejected_streams,
+            "gate_proofs_refused": self.refused_proofs,
+        }
+
+    # --- the face of a gate -------------------------------------------------------------------
+
+    def trusts(self, peer: PeerId) -> bool:
+        # One that was a member may reconnect and upload before we have noticed.
+        return peer in self._met
+
+    def shows(self, peer: PeerId, protocol: str) -> bool:
+        if protocol == PROTOCOL or protocol in self._public:
+            return True
+        return not self._closed and (peer in self._proven or peer in self._met)
+
+    async def admits(self, peer: PeerId, protocol: str) -> bool:
+        if self.shows(peer, protocol):
+            return True
+        if (proof := self._proofs.get(peer)) is not None:
+            # It may have heard our verdict, and opened this stream, before we have read its.
+            await proof.done.wait()
+            if self.shows(peer, protocol):
+                return True
+        self.rejected_streams += 1
+        return False
 
     # --- our proof to a peer ------------------------------------------------------------------
 
@@ -235,9 +288,12 @@ class MemberHost:
         if stream.peer not in self._proven:
             await self._inner.disconnect(stream.peer)
 
-    async def _admit(self, handler: StreamHandler, stream: Stream) -> None:
-        """Serve an inbound stream if its peer is a member."""
+    async def _admit(self, handler: StreamHandler, protocol: str, stream: Stream) -> None:
+        """Serve an inbound stream if its peer is a member, or anybody may have it."""
         peer = stream.peer
+        if protocol in self._public:
+            await handler(stream)
+            return
         if peer not in self._proven and peer in self._met and not self._closed:
             # It was a member a moment ago, and does not know that we lost its last connection.
             try:
@@ -257,7 +313,7 @@ class MemberHost:
         self._met.move_to_end(peer)
         if len(self._met) > _MAX_REMEMBERED_MEMBERS:
             self._met.popitem(last=False)
-        if isinstance(self._inner, StrangerBounds):
+        if isinstance(self._inner, GatedHost):
             self._inner.trust(peer)
         self._no_longer_unproven(peer)
         if peer not in self._inner.connected_peers():
@@ -271,35 +327,40 @@ class MemberHost:
     # --- connections of the inner host --------------------------------------------------------
 
     async def watch(self, events: trio.MemoryReceiveChannel[ConnectionEvent]) -> None:
-        """Forget proofs with the last connection, and show strangers the door; until cancelled."""
-        async for event in events:
-            if event.connected:
-                self._await_proof(event.peer)
-            self._forget_lost()
+        """Forget proofs with the last connection, and show strangers the door; until cancelled.
+
+        An event is a reason to look, no more: under a flood of them some are lost.
+        """
+        async for _ in events:
+            connected = self._inner.connected_peers()
+            self._forget_lost(connected)
+            for peer in connected - self._proven.keys() - self._unproven.keys():
+                self._await_proof(peer)
 
     def _await_proof(self, peer: PeerId) -> None:
-        if peer in self._proven or peer in self._unproven:
-            return
-        if len(self._unproven) >= self._limits.max_unproven:
-            next(iter(self._unproven.values())).set()
-        decided = self._unproven[peer] = trio.Event()
-        self._nursery.start_soon(self._expire, peer, decided)
+        while len(self._unproven) >= self._limits.max_unproven:
+            _, longest = self._unproven.popitem(last=False)
+            longest.unwelcome = True
+            longest.over.set()
+        stay = self._unproven[peer] = _Stay()
+        self._nursery.start_soon(self._expire, peer, stay)
 
-    async def _expire(self, peer: PeerId, decided: trio.Event) -> None:
-        with trio.move_on_after(self._limits.unproven_timeout):
-            await decided.wait()
-        if self._unproven.get(peer) is decided:
+    async def _expire(self, peer: PeerId, stay: _Stay) -> None:
+        patience = math.inf if self._public else self._limits.unproven_timeout
+        with trio.move_on_after(patience):
+            await stay.over.wait()
+        if self._unproven.get(peer) is stay:
             del self._unproven[peer]
-            if peer not in self._proven:
-                await self._inner.disconnect(peer)
+            stay.unwelcome = True
+        if stay.unwelcome and peer not in self._proven:
+            await self._inner.disconnect(peer)
 
     def _no_longer_unproven(self, peer: PeerId) -> None:
-        decided = self._unproven.pop(peer, None)
-        if decided is not None:
-            decided.set()
+        stay = self._unproven.pop(peer, None)
+        if stay is not None:
+            stay.over.set()
 
-    def _forget_lost(self) -> None:
-        connected = self._inner.connected_peers()
+    def _forget_lost(self, connected: frozenset[PeerId]) -> None:
         for peer in [peer for peer in self._proven if peer not in connected]:
             del self._proven[peer]
             self._members = frozenset(self._proven)
@@ -314,7 +375,12 @@ class MemberHost:
 
 @asynccontextmanager
 async def open_member_host(
-    inner: Host, mesh: Mesh, info: MemberInfo, *, limits: GateLimits | None = None
+    inner: Host,
+    mesh: Mesh,
+    info: MemberInfo,
+    *,
+    limits: GateLimits | None = None,
+    public: Collection[str] = (),
 ) -> AsyncIterator[MemberHost]:
     """A gate in front of `inner` for the members of `mesh`.
 
@@ -322,9 +388,10 @@ async def open_member_host(
         inner: closed by the caller, after this.
         mesh: ours.
         info: what we tell members about this node; its addresses are taken from `inner` each time.
+        public: protocols that an open mesh serves to anybody; a closed one never does.
     """
     async with open_owned_nursery() as nursery, inner.events() as events:
-        host = MemberHost(inner, mesh, info, nursery, limits or GateLimits())
+        host = MemberHost(inner, mesh, info, nursery, limits or GateLimits(), public)
         nursery.start_soon(host.watch, events)
         try:
             yield host

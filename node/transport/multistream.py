@@ -8,7 +8,7 @@ one round trip.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Awaitable, Callable, Container
 
 from ...errors import PeerError
 from .streams import BufferedStream, encode_varint
@@ -35,8 +35,16 @@ async def propose(stream: BufferedStream, protocol: str) -> None:
         raise _nonsense(stream)
 
 
-async def answer(stream: BufferedStream, supported: Container[str]) -> str:
+async def answer(
+    stream: BufferedStream,
+    supported: Container[str],
+    admits: Callable[[str], Awaitable[bool]] | None = None,
+) -> str:
     """Agree on a protocol for a stream the peer opened; returns which.
+
+    Args:
+        admits: asked whether this peer may have a supported protocol; if not, it is told the same
+            as if we had never heard of it.
 
     Raises:
         PeerError: nonsense, or nothing acceptable after several proposals.
@@ -46,7 +54,7 @@ async def answer(stream: BufferedStream, supported: Container[str]) -> str:
         raise _nonsense(stream)
     for _ in range(_MAX_PROPOSALS):
         proposal = await _read(stream)
-        if proposal in supported:
+        if proposal in supported and (admits is None or await admits(proposal)):
             await stream.write(_message(proposal))
             return proposal
         await stream.write(_message(_REFUSED))

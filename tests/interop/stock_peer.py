@@ -13,9 +13,14 @@ from collections.abc import Awaitable, Callable
 import trio
 from libp2p import new_host
 from libp2p.abc import IHost, INetStream
+from libp2p.crypto.serialization import deserialize_public_key
 from libp2p.host.exceptions import StreamFailure
+from libp2p.host.ping import PingService
+from libp2p.identity.identify.identify import ID as IDENTIFY
+from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.network.stream.exceptions import StreamClosed, StreamEOF, StreamError, StreamReset
 from libp2p.peer.id import ID
+from libp2p.utils.varint import read_length_prefixed_protobuf
 from meshnode.dht.host import Buffer, Stream
 from meshnode.dht.peer_id import PeerId
 from meshnode.errors import PeerError
@@ -101,6 +106,15 @@ class StockPeer:
                 return True
             case "is_connected":
                 return bool(network.get_connections(peer))
+            case "ping":
+                return (await PingService(self._host).ping(peer))[0]  # type: ignore[arg-type]
+            case "identify":
+                return await self._identify(peer)  # type: ignore[arg-type]
+            case "wait_speaks":
+                # Its own question and our push may come in any order; both end here.
+                while given["protocol"] not in self._host.get_peerstore().get_protocols(peer):  # type: ignore[arg-type]  # noqa: ASYNC110
+                    await trio.sleep(0.005)
+                return True
             case "hang_up":
                 await network.close_peer(peer)
                 return True
@@ -115,6 +129,19 @@ class StockPeer:
             return StockStream(inner, protocol)
 
         return await self._roles.play(name, open_stream, given)
+
+    async def _identify(self, peer: ID) -> dict[str, object]:
+        """What a peer says of itself, asked now."""
+        stream = await self._host.new_stream(peer, [IDENTIFY])
+        told = Identify.FromString(await read_length_prefixed_protobuf(stream))
+        await stream.close()
+        return {
+            "peer": str(ID.from_pubkey(deserialize_public_key(told.public_key))),
+            "agent": told.agent_version,
+            "listen": [str(Multiaddr(data)) for data in told.listen_addrs],
+            "protocols": list(told.protocols),
+            "observed": str(Multiaddr(told.observed_addr)),
+        }
 
 
 def _guarded(

@@ -2,6 +2,7 @@
 
 import { kadDHT, passthroughMapper } from '@libp2p/kad-dht'
 import { peerIdFromString } from '@libp2p/peer-id'
+import { blake3 } from '@noble/hashes/blake3.js'
 import { multiaddr } from '@multiformats/multiaddr'
 import { CID } from 'multiformats/cid'
 import { create as multihash } from 'multiformats/hashes/digest'
@@ -9,25 +10,46 @@ import { create as multihash } from 'multiformats/hashes/digest'
 const PROTOCOL = '/ipfs/kad/1.0.0'
 const RAW = 0x55
 const BLAKE3_256 = 0x1e
+const NAMESPACE = Buffer.from('/meshnode/')
 
-export function dhtService () {
+/** A service as any program would set it up, but for what a test on loopback must have otherwise. */
+export function dhtService (mode) {
   return kadDHT({
     protocol: PROTOCOL,
-    clientMode: false,
+    clientMode: mode === 'client',
     peerInfoMapper: passthroughMapper, // loopback addresses count here
-    allowQueryWithZeroPeers: true
+    allowQueryWithZeroPeers: true,
+    // Kademlia keeps and returns nothing of a namespace without these.
+    validators: { meshnode: validateManifest },
+    selectors: { meshnode: () => 0 }
   })
 }
 
+async function validateManifest (key, value) {
+  if (!Buffer.from(blake3(value)).equals(key.subarray(NAMESPACE.length))) throw new Error('not its digest')
+}
+
 export const dhtRoles = {
-  /** Dial a peer; done when it is in the routing table, after identify and ping. */
-  async learn (node, { peer, address }) {
-    const id = peerIdFromString(peer)
-    await node.dial(multiaddr(`${address}/p2p/${peer}`))
-    while (await node.services.dht.routingTable.find(id) == null) {
+  /** Done when the peer is in the routing table, which takes identify and ping and nothing else. */
+  async wait_known (node, { peer }) {
+    while (await node.services.dht.routingTable.find(peerIdFromString(peer)) == null) {
       await new Promise(resolve => setTimeout(resolve, 5))
     }
     return true
+  },
+
+  async addresses_of (node, { peer }) {
+    const { addresses } = await node.peerStore.get(peerIdFromString(peer))
+    return addresses.map(({ multiaddr }) => multiaddr.toString())
+  },
+
+  async put (node, { digest, value }) {
+    await node.contentRouting.put(keyOf(digest), Buffer.from(value, 'hex'))
+    return true
+  },
+
+  async get (node, { digest }) {
+    return Buffer.from(await node.contentRouting.get(keyOf(digest))).toString('hex')
   },
 
   async find_peer (node, { target }) {
@@ -45,6 +67,10 @@ export const dhtRoles = {
     for await (const { id } of node.contentRouting.findProviders(cidOf(digest))) found.push(id.toString())
     return found
   }
+}
+
+function keyOf (digest) {
+  return Buffer.concat([NAMESPACE, Buffer.from(digest, 'hex')])
 }
 
 function cidOf (digest) {

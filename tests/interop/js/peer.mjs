@@ -1,12 +1,12 @@
 // A js-libp2p node that does what it is told: one JSON object a line on stdin, one answer a line on
 // stdout. Ends with its stdin.
 //
-//     node peer.mjs [--monitor MILLISECONDS] [--dht] [--chainsafe]
+//     node peer.mjs [--monitor MILLISECONDS] [--dht client|server] [--chainsafe]
 
 import './runtime.mjs'
 import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
-import { identify } from '@libp2p/identify'
+import { identify, identifyPush } from '@libp2p/identify'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
@@ -20,7 +20,7 @@ const MANY = { maxInboundStreams: 1000, maxOutboundStreams: 1000 }
 const { values: options } = parseArgs({
   options: {
     monitor: { type: 'string', default: '10000' },
-    dht: { type: 'boolean', default: false },
+    dht: { type: 'string' },
     chainsafe: { type: 'boolean', default: false } // Noise and Yamux as they were before they moved
   }
 })
@@ -36,7 +36,12 @@ const node = await createLibp2p({
   streamMuxers: [yamux({ streamOptions: { maxReadBufferLength: 32 * 1024 * 1024 } })],
   connectionMonitor: { pingInterval: Number(options.monitor) },
   connectionManager: { inboundConnectionThreshold: 1000 },
-  services: { identify: identify(), ping: ping(), ...(options.dht ? { dht: dhtService() } : {}) }
+  services: {
+    identify: identify(),
+    identifyPush: identifyPush(),
+    ping: ping(),
+    ...(options.dht ? { dht: dhtService(options.dht) } : {})
+  }
 })
 for (const [protocol, handler] of Object.entries(handlers)) {
   await node.handle(protocol, guarded(handler), MANY)
@@ -63,6 +68,22 @@ const connection = {
   },
   async ping ({ peer }) {
     return await node.services.ping.ping(peerIdFromString(peer))
+  },
+  /** What a peer says of itself, asked now. */
+  async identify ({ peer }) {
+    const told = await node.services.identify.identify(connectionTo(peer))
+    return {
+      peer: told.peerId.toString(),
+      agent: told.agentVersion,
+      listen: told.listenAddrs.map(address => address.toString()),
+      protocols: told.protocols,
+      observed: told.observedAddr.toString()
+    }
+  },
+  async wait_speaks ({ peer, protocol }) {
+    const spoken = async () => (await node.peerStore.get(peerIdFromString(peer))).protocols
+    while (!(await spoken()).includes(protocol)) await new Promise(resolve => setTimeout(resolve, 5))
+    return true
   },
   async hang_up ({ peer }) {
     await node.hangUp(peerIdFromString(peer))
