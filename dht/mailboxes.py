@@ -28,6 +28,10 @@ from .settings import DhtSettings
 from .validators import check_lifetime
 
 
+_BROUGHT_PER_BOX = 24
+"""Notices in one mailbox that one peer brought, whoever signed them."""
+
+
 @dataclass(frozen=True, slots=True)
 class KeptNotice:
     """`publisher` brought it; it is kept until `expires` (Unix time)."""
@@ -151,6 +155,9 @@ class Mailboxes:
         box = list(self._boxes.get(notice.key, {}).values())
         of_sender = Counter(kept.notice.sender for kept in box)
         if of_sender[notice.sender] >= settings.max_notices_per_sender:
+            return Verdict.PEER_FULL
+        if sum(1 for kept in box if kept.publisher == publisher) >= _BROUGHT_PER_BOX:
+            # Keys to sign with are free; being a member is not.
             return Verdict.PEER_FULL
         if self._bytes_of[publisher] + size > settings.max_notice_bytes_per_peer:
             return Verdict.PEER_FULL

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from meshnode.dht.backend import MemoryBackend, RowKind, RowWriter
+from meshnode.dht.counters import Counters
+from meshnode.dht.mailboxes import Mailboxes
+from meshnode.dht.notices import MAX_NOTICES_PER_KEY, Notice, decode_bundle, notice_key, sign_notice
+from meshnode.dht.peer_id import PeerId
+from meshnode.dht.records_wire import Verdict
+from meshnode.dht.settings import DhtSettings
+
+NOW = 1_800_000_000
+BOB = PeerId.from_ed25519(b"b" * 32)
+KEY = notice_key(BOB)
+
+
+@dataclass(frozen=True)
+class Key:
+    key: Ed25519PrivateKey
+
+    @property
+    def peer_id(self) -> PeerId:
+        return PeerId.from_ed25519(self.key.public_key().public_bytes_raw())
+
+    def sign(self, message: bytes, /) -> bytes:
+        return self.key.sign(message)
+
+
+SENDERS = [Key(Ed25519PrivateKey.from_private_bytes(bytes([i]) * 32)) for i in range(1, 40)]
+CARRIER = PeerId.from_ed25519(b"c" * 32)
+
+
+def notice(sender: int, number: int = 0, size: int = 20) -> Notice:
+    sealed = number.to_bytes(2, "big") + bytes(size)
+    created = NOW + number
+    return sign_notice(SENDERS[sender], BOB, sealed, created=created, expires=created + 1000)
+
+
+def mailboxes(**settings: int) -> tuple[Mailboxes, MemoryBackend, RowWriter, Counters]:
+    counters, backend = Counters(), MemoryBackend()
+    rows = RowWriter(backend, counters)
+    return Mailboxes(DhtSettings(**settings), rows, counters), backend, rows, counters
+
+
+def senders(boxes: Mailboxes) -> list[PeerId]:
+    bundle = boxes.bundle(KEY, NOW)
+    assert bundle is not None
+    return [found.sender for found in decode_bundle(KEY, bundle)]
+
+
+def test_one_sender_has_few_notices_in_a_mailbox() -> None:
+    boxes, _, _, counters = mailboxes(max_notices_per_sender=3)
+    verdicts = [boxes.put(CARRIER, notice(0, i), NOW + 500) for i in range(5)]
+    assert verdicts == [Verdict.STORED] * 3 + [Verdict.PEER_FULL] * 2
+    assert boxes.put(CARRIER, notice(1), NOW + 500) is Verdict.STORED
+    assert boxes.put(CARRIER, notice(0), NOW + 900) is Verdict.STORED, "refreshing needs no room"
+    assert counters["notices_refused"] == 2
+    assert len(boxes) == 4
+
+
+def test_a_full_mailbox_gives_up_the_oldest_of_the_loudest_sender() -> None:
+    boxes, _, _, counters = mailboxes(max_notices_per_sender=40)
+    for i in range(40):
+        boxes.put(PeerId.from_ed25519(bytes([100 + i // 20]) * 32), notice(0, i), NOW + 500)
+    for i in range(24):
+        boxes.put(CARRIER, notice(1 + i), NOW + 500)
+    assert len(boxes) == MAX_NOTICES_PER_KEY
+    assert boxes.put(SENDERS[30].peer_id, notice(30), NOW + 500) is Verdict.STORED
+    assert len(boxes) == MAX_NOTICES_PER_KEY
+    assert counters["notices_evicted"] == 1
+    kept = senders(boxes)
+    assert kept.count(SENDERS[0].peer_id) == 39
+    assert SENDERS[30].peer_id in kept
+    bundle = boxes.bundle(KEY, NOW)
+    assert bundle is not None
+    assert min(n.created for n in decode_bundle(KEY, bundle) if n.sender == SENDERS[0].peer_id) == (
+        NOW + 1
+    )
+
+
+def test_a_mailbox_of_quiet_senders_refuses_a_louder_one() -> None:
+    boxes, _, _, _ = mailboxes(max_notices_per_sender=40)
+    for i in range(32):
+        boxes.put(SENDERS[i].peer_id, notice(i, 0), NOW + 500)
+        boxes.put(SENDERS[i].peer_id, notice(i, 1), NOW + 500)
+    assert boxes.put(CARRIER, notice(0, 2), NOW + 500) is Verdict.FAR
+    assert boxes.put(CARRIER, notice(33), NOW + 500) is Verdict.STORED
+    assert boxes.put(CARRIER, notice(33, 1), NOW + 500) is Verdict.FAR
+
+
+def test_one_peer_cannot_fill_a_mailbox_in_many_names() -> None:
+    boxes, _, _, _ = mailboxes()
+    verdicts = [boxes.put(CARRIER, notice(i), NOW + 500) for i in range(39)]
+    assert verdicts.count(Verdict.STORED) == 24
+    assert boxes.put(SENDERS[38].peer_id, notice(38), NOW + 500) is Verdict.STORED
+
+
+def test_what_one_peer_brings_and_all_together_is_bounded_in_bytes() -> None:
+    size = len(notice(0).encoded)
+    boxes, _, _, _ = mailboxes(max_notice_bytes_per_peer=2 * size, max_notice_bytes=3 * size)
+    other = PeerId.from_ed25519(b"o" * 32)
+    assert boxes.put(CARRIER, notice(0), NOW + 500) is Verdict.STORED
+    assert boxes.put(CARRIER, notice(1), NOW + 500) is Verdict.STORED
+    assert boxes.put(CARRIER, notice(2), NOW + 500) is Verdict.PEER_FULL
+    assert boxes.put(other, notice(2), NOW + 500) is Verdict.STORED
+    assert boxes.put(other, notice(3), NOW + 500) is Verdict.FAR
+    assert boxes.kept_bytes == 3 * size
+    assert boxes.sweep(NOW + 500) == 3
+    assert boxes.kept_bytes == 0
+    assert boxes.put(CARRIER, notice(4), NOW + 900) is Verdict.STORED
+
+
+def test_the_largest_mailbox_still_fits_into_one_answer() -> None:
+    boxes, _, _, _ = mailboxes()
+    stored = [boxes.put(SENDERS[i].peer_id, notice(i, size=4000), NOW + 500) for i in range(39)]
+    assert Verdict.FAR in stored
+    assert len(senders(boxes)) == stored.count(Verdict.STORED) > 10
+
+
+async def test_notices_survive_a_restart_unless_expired_or_rotten() -> None:
+    boxes, backend, rows, counters = mailboxes()
+    boxes.put(CARRIER, notice(0), NOW + 500)
+    boxes.put(CARRIER, notice(1), NOW + 10)
+    boxes.put_own(notice(2))
+    await rows.flush()
+    rotten = (int(RowKind.NOTICE), KEY, b"n" * 32, b"rot", NOW + 500.0)
+    await backend.save([rotten])
+    again = Mailboxes(DhtSettings(), rows, counters)
+    again.restore(await backend.load(), NOW + 20)
+    assert set(senders(again)) == {SENDERS[0].peer_id, SENDERS[2].peer_id}
+    assert [n.sender for n in again.own()] == [SENDERS[2].peer_id]
+    await rows.flush()
+    assert len(backend.rows) == 2
+    again.sweep(NOW + 2000)
+    await rows.flush()
+    assert not backend.rows
+    assert again.bundle(KEY, NOW + 2000) is None
