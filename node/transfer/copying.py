@@ -21,10 +21,14 @@ from .events import ProgressMeter
 from .failures import task_group
 from .peer_health import PeerHealth
 from .placement import Member, rank
+from .schedule import EXPLORATION_SHARE
 from .tracing import Tracer
 from .upload_flow import Lateness, PeerWindows, TurnPart, UploadSlots
 
 _LOOK_AGAIN_SECONDS = 0.25
+_SLOWER_FACTOR = 2.0
+_SLOWER_SECONDS = 0.05
+"""How much longer than the fastest the preferred member may take; differences below are noise."""
 
 
 @dataclass(slots=True, eq=False)
@@ -140,12 +144,30 @@ class CopyMaker:
             equals = self._equals(attempt)
             if not equals:
                 return None
-            for member in equals:
-                if self._windows.room(member.peer, size):
-                    attempt.candidates.remove(member)
-                    return member
+            able = [member for member in equals if self._windows.room(member.peer, size)]
+            if able:
+                chosen = self._suitable(able, size)
+                attempt.candidates.remove(chosen)
+                return chosen
             with self._tracer.phase("peers full"):
                 await self._windows.change()
+
+    def _suitable(self, able: list[Member], size: int) -> Member:
+        """The best of those that are not much slower, just now, than the fastest.
+
+        One that was never measured may be as fast as any; and now and then nobody asks who is
+        fast, or an old bad measurement would stand for ever.
+        """
+        ctx, stats = self._ctx, self._ctx.exchange.stats
+        if not ctx.chunk_settings.prefer_fast_peers or ctx.rng.random() < EXPLORATION_SHARE:
+            return able[0]
+        seconds = {
+            member.peer: stats.expected_seconds(member.peer, size, upload=True)
+            for member in able
+            if stats[member.peer].upload.rate() is not None
+        }
+        bound = _SLOWER_FACTOR * min(seconds.values(), default=0.0) + _SLOWER_SECONDS
+        return next((m for m in able if seconds.get(m.peer, 0.0) <= bound), able[0])
 
     def _equals(self, attempt: _Round) -> list[Member]:
         """Candidates as good as the best one where zones are concerned, best first."""

@@ -173,7 +173,8 @@ class Pipeline:
                         chunks = await self._in_thread(partial(seal_window, window, self.sealer))
                 finally:
                     self.buffers.give_back(window.buffer)
-                result.new_chunks += await self.store(chunks)
+                new = await self.store(chunks)
+                result.new_chunks += new  # after the wait: the other sealer adds to it, too
                 result.drafts += window.finished
                 self._note_failures(window.failures, result)
                 self.meter.advance(nbytes=window.bytes_read, chunks=len(chunks))

@@ -67,7 +67,8 @@ class SourcePut:
             self.meter.tell(Started(os.fsdecode(found.name), found.total_bytes, len(found.files)))
             manifest, ingested = await self._files(found)
         encoded = await self._in_thread(partial(encode_manifest, manifest, self._pipeline.sealer))
-        ingested.new_chunks += await self._pipeline.store([*encoded.nodes, encoded.root])
+        new = await self._pipeline.store([*encoded.nodes, encoded.root])
+        ingested.new_chunks += new
         with self._pipeline.tracer.phase("publishing"):
             await self._publish_root(encoded)
         digests = digests_of(ingested.drafts)

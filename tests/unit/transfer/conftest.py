@@ -19,6 +19,7 @@ from meshnode.errors import (
     StoreError,
 )
 from meshnode.node.exchange import Receipt
+from meshnode.node.exchange.pending import Arrival
 from meshnode.node.exchange.stats import PeerStatsTable
 from meshnode.node.store import MemoryStore
 from meshnode.node.transfer import Getter, Member, Putter, TransferContext
@@ -55,6 +56,8 @@ class Peer:
     puts: list[bytes] = field(default_factory=list)
     haves: list[int] = field(default_factory=list)
     """How many digests each HAVE asked for."""
+    line: trio.Lock | None = None
+    """What the bodies of puts share, one after the other; None: each has `rate` for itself."""
     disk: float = 0.0
     """Seconds from having the bytes of a chunk to having it on the disk."""
     die_after_gets: int | None = None
@@ -111,11 +114,14 @@ class FakeExchange:
         length: int | None = None,
         *,
         first_byte_timeout: float | None = None,
+        arrival: Arrival | None = None,
     ) -> bytes:
         self._enter(digest)
         found = None
         try:
             found = await self._reach(peer, first_byte_timeout)
+            if arrival is not None:
+                arrival.update(0)
             found.serving += 1
             found.gets.append(digest)
             if self.fail_gets:
@@ -166,8 +172,10 @@ class FakeExchange:
                 found.serving += 1
                 upload = self.stats.of(peer).upload
                 upload.began()
+                self.stats.of(peer).began(len(data))
                 try:
-                    await trio.sleep(len(data) / found.rate)
+                    async with found.line or trio.Semaphore(1):
+                        await trio.sleep(len(data) / found.rate)
                     self.putting.remove(digest)
                     on_the_wire = False
                     if on_sent is not None:
@@ -175,6 +183,7 @@ class FakeExchange:
                     await trio.sleep(found.disk)
                 finally:
                     found.serving -= 1
+                    self.stats.of(peer).ended(len(data))
                     upload.ended(len(data))
                 found.puts.append(digest)
             if not found.forgetful:

@@ -151,6 +151,15 @@ async def test_the_same_file_again_stores_nothing_new(
     assert again.outcome == "stored"
 
 
+async def test_new_chunks_of_all_windows_are_counted(
+    mesh, make_file, autojump_clock: MockClock
+) -> None:
+    for _ in range(2):
+        mesh.add(rate=1e6)
+    source = (await mesh.putter().put([make_file(30_000_000)])).sources[0]
+    assert source.new_chunks == source.chunks
+
+
 async def test_a_folder_comes_with_everything_in_it(
     mesh, tmp_path, autojump_clock: MockClock
 ) -> None:
@@ -377,3 +386,20 @@ async def test_sources_that_fail_in_the_middle_give_back_their_buffers(
             [*sources, *files, make_file(1000, "small")], PutOptions(replication=1)
         )
     assert [source.outcome for source in report.sources] == ["failed"] * 10 + ["stored"]
+
+
+async def test_a_put_of_many_sources_adds_up(
+    mesh, make_file, tmp_path, autojump_clock: MockClock
+) -> None:
+    mesh.add(fails_next=2)
+    sources = [make_file(200_000, f"f{n}", seed=n) for n in range(5)]
+    report = await mesh.putter().put([*sources, tmp_path / "missing"], PutOptions(replication=2))
+    summary = report.to_json()["summary"]
+    assert (summary["total"], summary["successful"], summary["failed"]) == (6, 5, 1)
+    assert (summary["stored"], summary["weak"], summary["partial"]) == (5, 0, 0)
+    assert summary["retries"] == report.retries > 0
+    assert summary["bytes_sent"] > 5 * 200_000
+    longest = max(source.seconds for source in report.sources)
+    assert longest <= report.seconds < 60
+    total = sum(source.seconds for source in report.sources)
+    assert report.average_seconds == pytest.approx(total / 6)
