@@ -44,6 +44,10 @@ class PeerWatcher(Protocol):
         """`peer` failed to answer so often that we do not count on it any more."""
         ...
 
+    def save(self) -> None:
+        """What is known of peers is being saved."""
+        ...
+
 
 class Contacts:
     """What every RPC, inbound or outbound, teaches about peers ends up here."""
@@ -156,6 +160,8 @@ class Contacts:
 
     def save(self) -> None:
         """Hand the routing table to the backend: addresses and last RTT of every member."""
+        if self._watcher is not None:
+            self._watcher.save()
         for peer in self.table:
             addresses = self._addresses(peer)
             if addresses:
