@@ -13,7 +13,7 @@ from ...dht.peer_id import PeerId
 from ...errors import DeadlineError, MembershipError, MeshError, PeerError
 from .link import PeerActivity, StreamLink
 from .messages import PROTOCOL
-from .pending import Asking, Pending
+from .pending import Arrival, Asking, Pending
 from .settings import ExchangeSettings
 from .stats import PeerStats
 
@@ -69,6 +69,7 @@ class PeerChannel:
         *,
         data: Buffer = b"",
         on_sent: Callable[[], None] | None = None,
+        arrival: Arrival | None = None,
         expected_bytes: int = 0,
         first_byte_timeout: float,
         progress_timeout: float,
@@ -79,6 +80,7 @@ class PeerChannel:
             make: the request for a given id.
             data: the body of a Put.
             on_sent: called when all of it was handed to the transport.
+            arrival: is kept up to date while the answer comes in.
             expected_bytes: of body, in either direction.
 
         Raises:
@@ -91,7 +93,13 @@ class PeerChannel:
                 async with self._slots:
                     link = await self._pick()
                     return await link.ask(
-                        make, data, on_sent, expected_bytes, first_byte_timeout, progress_timeout
+                        make,
+                        data,
+                        on_sent,
+                        arrival,
+                        expected_bytes,
+                        first_byte_timeout,
+                        progress_timeout,
                     )
         finally:
             self._users -= 1

@@ -39,7 +39,7 @@ from .messages import (
     Released,
     Stored,
 )
-from .pending import Asking, Pending
+from .pending import Arrival, Asking, Pending
 from .receipts import Receipt, Signer, Verify, check
 from .settings import DEFAULT_LEASE_SECS, ExchangeSettings
 from .stats import PeerStats, PeerStatsTable
@@ -171,6 +171,7 @@ class Exchange:
         *,
         first_byte_timeout: float | None = None,
         progress_timeout: float | None = None,
+        arrival: Arrival | None = None,
     ) -> bytearray:
         """Bytes that `peer` claims are those of the chunk; only their number was checked.
 
@@ -179,6 +180,7 @@ class Exchange:
 
         Args:
             length: when given, exactly so many bytes come, or an error.
+            arrival: is kept up to date while they come.
         """
         pending = await self._ask(
             peer,
@@ -186,6 +188,7 @@ class Exchange:
             _PRESUMED_BYTES if length is None else length,
             first_byte_timeout,
             progress_timeout,
+            arrival=arrival,
         )
         assert pending.body is not None
         self.stats.of(peer).succeeded()
@@ -270,6 +273,7 @@ class Exchange:
         *,
         data: Buffer = b"",
         on_sent: Callable[[], None] | None = None,
+        arrival: Arrival | None = None,
     ) -> Pending:
         stats = self.stats.of(peer)
         stats.began(expected_bytes)
@@ -278,6 +282,7 @@ class Exchange:
                 make,
                 data=data,
                 on_sent=on_sent,
+                arrival=arrival,
                 expected_bytes=expected_bytes,
                 first_byte_timeout=first_byte_timeout or self.settings.first_byte_timeout,
                 progress_timeout=progress_timeout or self.settings.progress_timeout,

@@ -21,7 +21,7 @@ from ...errors import DeadlineError, FormatError, MeshError, PeerError
 from ..transport.streams import BufferedStream
 from .messages import MAX_REQUEST_ID, Body, Cancel, Data, Get, Proceed, Put
 from .metered import MeteredStream
-from .pending import Asking, Pending, wait_with_progress
+from .pending import Arrival, Asking, Pending, wait_with_progress
 from .settings import PIECE_BYTES, ExchangeSettings
 from .stats import PeerStats
 from .wire import PREFIX_BYTES, decode_answer, encode, header_rest
@@ -74,6 +74,9 @@ class StreamLink:
         self._more_frames = trio.Event()
         self._body_secs = 0.0
         self._body_began: float | None = None
+        self._watched: tuple[Arrival, int, int] | None = None
+        """The body that comes in now, if somebody watches: (where to tell, `bytes_read` when it
+        began, its length)."""
         self._last_used = trio.current_time()
         self._retired = False
         self._idle = False
@@ -102,6 +105,7 @@ class StreamLink:
         make: Callable[[int], Asking],
         data: Buffer,
         on_sent: Callable[[], None] | None,
+        arrival: Arrival | None,
         expected_bytes: int,
         first_byte_timeout: float,
         progress_timeout: float,
@@ -113,7 +117,7 @@ class StreamLink:
             DeadlineError: silence for too long.
         """
         pending = self._submit(make, data, expected_bytes)
-        pending.on_sent = on_sent
+        pending.on_sent, pending.arrival = on_sent, arrival
         try:
             await self._first_byte(pending, first_byte_timeout)
             if pending.proceed and not pending.done.is_set():
@@ -137,6 +141,9 @@ class StreamLink:
 
     def _heard(self) -> None:
         self._activity.heard_at = trio.current_time()
+        if self._watched is not None:
+            arrival, before, length = self._watched
+            arrival.update(min(self._metered.bytes_read - before, length))
 
     def _moved(self, pending: Pending) -> float:
         """When `pending` last had reason to hope.
@@ -364,12 +371,16 @@ class StreamLink:
         body = bytearray(length)
         self._body_began = trio.current_time()
         before = self._metered.bytes_read
+        if pending.arrival is not None:
+            pending.arrival.update(0)
+            self._watched = (pending.arrival, before, length)
         received = 0
         try:
             await self._reader.read_into(memoryview(body))
             received = length
         finally:
             received = received or min(self._metered.bytes_read - before, length)
+            self._watched = None
             self._body_secs += trio.current_time() - self._body_began
             self._body_began = None
             pending.downloaded = received

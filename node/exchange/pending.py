@@ -29,6 +29,23 @@ Asking = Have | Get | Put | AskInfo | Release
 
 
 @dataclass(slots=True, eq=False)
+class Arrival:
+    """How far the body of one answer has come, for whoever asked to watch it."""
+
+    began: bool = False
+    """The first byte of an answer came."""
+    received: int = 0
+    at: float = 0.0
+    """When the last of it came (trio's time)."""
+
+    def update(self, received: int) -> None:
+        self.began = True
+        if received > self.received or not self.at:
+            self.at = trio.current_time()
+        self.received = received
+
+
+@dataclass(slots=True, eq=False)
 class Pending:
     """State shared by the task that asks and the reader and writer of its stream.
 
@@ -61,6 +78,8 @@ class Pending:
     """Bytes of the answer's body that came."""
     unacknowledged: int = 0
     """Bytes of the body, from when it is queued."""
+    arrival: Arrival | None = None
+    """Somebody watches how the answer comes in."""
     began: trio.Event = field(default_factory=trio.Event)
     """The first byte of an answer came (for a Put perhaps only Proceed), or `done`."""
     done: trio.Event = field(default_factory=trio.Event)

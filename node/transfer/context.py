@@ -11,6 +11,7 @@ from ...config import ChunkSettings, Config
 from ...dht.peer_id import PeerId
 from ...errors import IntegrityError
 from ..exchange import PeerStatsTable, Receipt
+from ..exchange.pending import Arrival
 from ..store.protocol import Buffer, ChunkStore, Digest
 from .placement import Member
 from .trace import NO_TRACES, TraceKeeper
@@ -34,8 +35,10 @@ class ChunkExchange(Protocol):
         length: int | None = None,
         *,
         first_byte_timeout: float | None = None,
+        arrival: Arrival | None = None,
     ) -> bytes | bytearray:
-        """Bytes of a chunk as the peer sent them, not checked; None: to its end."""
+        """Bytes of a chunk as the peer sent them, not checked; None: to its end. `arrival` is kept
+        up to date while they come."""
         ...
 
     def corrupt(self, peer: PeerId, digest: Digest) -> IntegrityError:

@@ -40,11 +40,11 @@ class Finder:
             await self._from_members(unknown, found)
         return found
 
-    async def find_again(self, digest: Digest) -> list[PeerId]:
+    async def find_again(self, digests: Sequence[Digest]) -> Holders:
         """Holders as they are now, from the DHT and from every live member."""
-        found = await self._from_records([digest])
-        await self._from_members([digest], found)
-        return found[digest]
+        found = await self._from_records(digests)
+        await self._from_members(digests, found)
+        return found
 
     async def _from_records(self, digests: Sequence[Digest]) -> Holders:
         try:

@@ -9,20 +9,10 @@ from dataclasses import dataclass
 from ...dht.peer_id import PeerId
 from ...errors import NotFoundError, TransferError
 from ..content import ChunkRef, encode_cid
+from .scheduler import Answer
 
 _SHOWN_CHUNKS = 2
 _SHOWN_PEERS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a peer that was said to hold a chunk answered in the end."""
-
-    reason: str
-    absent: bool = False
-    """It is well, and does not have the chunk."""
-    busy: bool = False
-    """It is well, and asks to come back later."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ class Resolver:
         for attempt in range(1 + retries):
             if (stored := await self._from_dht(link)) is not None:
                 return stored
-            holders = await finder.find_again(link.digest)
+            holders = (await finder.find_again([link.digest]))[link.digest]
             for peer in holders:
                 if (stored := await self._from_peer(link, peer, answers)) is not None:
                     return stored

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 
+from ..schedule import EXPLORATION_SHARE
 from .chunks import Chunk
 from .peers import Peer
 from .rounds import round_is_over, waits_for_busy
 from .state import State
 from .vocabulary import Answer, ReadHere, Why
 
-EXPLORATION_SHARE = 1 / 32
 _LOOK_AHEAD = 16
 """Ready chunks nobody can take now that are passed over for later ones."""
 
@@ -51,8 +51,8 @@ def _begin(state: State, chunk: Chunk) -> bool:
 def _may_begin(state: State, chunk: Chunk) -> bool:
     """Chunks that wait for another try hold back new ones, or all of a file would be begun while
     nobody delivers; in the serial case one is begun at a time."""
-    begun = state.chunks.begun
-    return chunk.index in begun or len(begun) < (1 if state.is_serial else 2 * state.most_chunks)
+    begun, most = state.chunks.begun, state.most_chunks
+    return chunk.index in begun or len(begun) < (1 if state.is_serial else most + max(most // 2, 1))
 
 
 def _choose(state: State, chunk: Chunk) -> Peer | None:

@@ -6,8 +6,8 @@ import random
 from collections.abc import Sequence
 
 from ....dht.peer_id import PeerId
+from ..depth import FIRST_DEPTH, AdaptiveDepth
 from .chunks import Chunk, Chunks
-from .depth import FIRST_DEPTH, AdaptiveDepth
 from .hedging import HedgeBudget
 from .peers import Peer, Request
 from .story import Story, What

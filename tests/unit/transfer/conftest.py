@@ -77,6 +77,7 @@ class FakeExchange:
         self.putting: list[bytes] = []
         self.fail_gets = 0
         self.started: list[bytes] = []
+        self.in_flight_when_started: list[int] = []
 
     def forget_statistics(self) -> None:
         self.stats = PeerStatsTable(clock=trio.current_time, wall=trio.current_time)
@@ -196,6 +197,7 @@ class FakeExchange:
 
     def _enter(self, digest: bytes) -> None:
         self.started.append(digest)
+        self.in_flight_when_started.append(1 + len(self.in_flight))
         self.in_flight.append(digest)
         self.most_in_flight = max(self.most_in_flight, len(set(self.in_flight)))
 

@@ -62,7 +62,8 @@ async def test_automatic_concurrency_shrinks_when_chunks_time_out(
     first.rate = 2000.0  # a chunk takes half a minute
     mesh.configure(max_concurrent_retrievals="auto", prefer_fast_peers=False, chunk_timeout_secs=3)
     await mesh.getter().get(link, tmp_path / "out")
-    assert 2 <= mesh.exchange.most_in_flight <= 6
+    later = mesh.exchange.in_flight_when_started[-10:]
+    assert 2 <= sum(later) / len(later) <= 4
 
 
 async def test_one_retrieval_at_a_time_goes_strictly_in_file_order(
@@ -170,6 +171,7 @@ async def test_a_silent_peer_costs_the_response_timeout_and_no_more(
     link = await _put(mesh, make_file, 20_000)
     mesh.configure(peer_response_timeout_secs=timeout, chunk_timeout_secs=100)
     frozen.frozen = True
+    mesh.exchange.forget_statistics()  # of a peer whose latency is known less is borne with
     report = await mesh.getter().get(link, tmp_path / "out")
     assert timeout <= report.seconds < timeout + 0.5
 
