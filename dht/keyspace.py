@@ -10,7 +10,6 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable
 from functools import lru_cache
-from heapq import nsmallest
 
 from ..errors import FormatError, UsageError
 from .peer_id import PeerId
@@ -18,6 +17,7 @@ from .peer_id import PeerId
 BITS = 256
 DIGEST_BYTES = 32
 _BLAKE3_MULTIHASH = b"\x1e\x20"
+_CROWD = 8
 MANIFEST_NAMESPACE = b"/meshnode/"
 
 
@@ -93,25 +93,38 @@ class PeerIndex:
     """An immutable set of peers sorted by position: many nearest-peer questions, fast.
 
     The nearest peers of a target share the longest prefixes with it, so they are found inside one
-    contiguous range of the sorted positions.
+    contiguous range of the sorted positions. Targets that share their first bits share that range,
+    so it is kept: a thousand targets among five hundred peers fall into a few dozen ranges.
     """
 
-    __slots__ = ("_peer_at", "_positions")
+    __slots__ = ("_peer_at", "_pools", "_positions")
 
     def __init__(self, peers: Iterable[PeerId]) -> None:
         self._peer_at = {peer_position(peer): peer for peer in peers}
         self._positions = sorted(self._peer_at)
+        self._pools: dict[tuple[int, int], list[int]] = {}
 
     def __len__(self) -> int:
         return len(self._positions)
 
     def closest(self, target: int, count: int) -> list[PeerId]:
         """The `count` peers nearest to `target`, nearest first; fewer when there are fewer."""
-        low, high = 0, len(self._positions)
-        if high > count:
-            low, high = self._smallest_range_with(target, count)
-        near = nsmallest(count, self._positions[low:high], key=lambda at: at ^ target)
-        return [self._peer_at[at] for at in near]
+        near = sorted(self._pool(target, count), key=target.__xor__)
+        return [self._peer_at[at] for at in near[:count]]
+
+    def _pool(self, target: int, count: int) -> list[int]:
+        """Positions among which the `count` nearest to `target` are."""
+        bits = (len(self._positions) // max(1, count)).bit_length()
+        key = count, target >> (BITS - bits)
+        pool = self._pools.get(key)
+        if pool is None:
+            low, high = self._smallest_range_with(target, count, bits)
+            pool = self._pools[key] = self._positions[low:high]
+        if len(pool) > _CROWD * count:
+            # Peers are spread evenly, unless somebody made them crowd together.
+            low, high = self._smallest_range_with(target, count, BITS)
+            return self._positions[low:high]
+        return pool
 
     def is_among_closest(self, peer: PeerId, target: int, count: int) -> bool:
         """Whether `peer` is one of the `count` peers nearest to `target`."""
@@ -125,10 +138,12 @@ class PeerIndex:
         low, high = self._range(target, bits)
         return [self._peer_at[at] for at in self._positions[low:high]]
 
-    def _smallest_range_with(self, target: int, count: int) -> tuple[int, int]:
-        """The range of the longest prefix of `target` that at least `count` peers share."""
-        # Peers are spread evenly: a range this deep holds a handful, and a wider one is right too.
-        shallow, deep = 0, min(BITS, len(self._positions).bit_length() + 4)
+    def _smallest_range_with(self, target: int, count: int, deepest: int) -> tuple[int, int]:
+        """The range of the longest prefix of `target` that at least `count` peers share.
+
+        Prefixes longer than `deepest` bits are not tried: a wider range is right too.
+        """
+        shallow, deep = 0, deepest
         best = (0, len(self._positions))
         while shallow < deep:
             middle = (shallow + deep + 1) // 2
