@@ -103,8 +103,10 @@ async def test_the_js_connection_monitor_is_content_with_us() -> None:
 @pytest.mark.parametrize("dialler", ["we dial", "they dial"])
 async def test_a_closed_mesh_tells_js_nothing(js_process: ForeignProcess, dialler: str) -> None:
     info = MemberInfo("node", "attic", "meshnode/test")
-    async with link(js_process, dialler) as linked:
-        async with open_member_host(linked.ours.host, Mesh.create("closed"), info):
-            for attempt in ("ping", "identify"):
-                with pytest.raises(ForeignError, match="UnsupportedProtocolError"):
-                    await linked.theirs.play(attempt)
+    async with (
+        link(js_process, dialler) as linked,
+        open_member_host(linked.ours.host, Mesh.create("closed"), info),
+    ):
+        for attempt in ("ping", "identify"):
+            with pytest.raises(ForeignError, match="UnsupportedProtocolError"):
+                await linked.theirs.play(attempt)
