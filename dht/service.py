@@ -477,7 +477,8 @@ async def open_dht(
     saved = await backend.load()
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        dht = Dht(host, nursery, backend, settings, wall_clock, rng or random.Random(), signer, realm)
+        rng = rng or random.Random()
+        dht = Dht(host, nursery, backend, settings, wall_clock, rng, signer, realm)
         dht.restore(saved)
         dht.start()
         try:
