@@ -8,6 +8,7 @@ import trio
 
 from ...dht.host import Buffer, Stream
 from ...dht.peer_id import PeerId
+from ..transport.streams import ReadsInto
 
 
 class MeteredStream:
@@ -38,6 +39,19 @@ class MeteredStream:
         self.last_read_at = trio.current_time()
         self._on_read()
         return data
+
+    async def read_into(self, target: memoryview) -> int:
+        """As `read_some`, into `target`; without a copy in between if the stream can."""
+        if isinstance(self._stream, ReadsInto):
+            size = await self._stream.read_into(target)
+        else:
+            data = await self._stream.read_some(len(target))
+            size = len(data)
+            target[:size] = data
+        self.bytes_read += size
+        self.last_read_at = trio.current_time()
+        self._on_read()
+        return size
 
     async def write(self, data: Buffer) -> None:
         await self._stream.write(data)

@@ -65,6 +65,21 @@ class Libp2pStream:
         except PeerError as error:
             raise self._failed(error) from error
 
+    async def read_into(self, target: memoryview) -> int:
+        """As `read_some`, without a copy in between; returns how many bytes of `target` came."""
+        if self._unread or not target:
+            data = await self.read_some(len(target))
+            target[: len(data)] = data
+            return len(data)
+        self._check()
+        try:
+            return await self._muxed.read_into(target)
+        except trio.Cancelled:
+            self._abandon("a read on it was cancelled")
+            raise
+        except PeerError as error:
+            raise self._failed(error) from error
+
     async def write(self, data: Buffer) -> None:
         self._check()
         try:

@@ -23,6 +23,7 @@ from .native_socket import NativeSocket
 from .noise import MAX_FRAME, NOISE_PROTOCOL, HostIdentity, NoiseHandshake, NoiseSession
 from .streams import BufferedStream
 from .yamux import PROTOCOL as YAMUX_PROTOCOL
+from .yamux_budget import ReceiveBudget
 
 _UNPROVEN = PeerId(b"")
 
@@ -32,10 +33,15 @@ class Upgrader:
 
     Args:
         violated: told the reason when a peer breaks the protocol of a connection later.
+        budget: what all connections together may hold in memory; the default when None.
     """
 
     def __init__(
-        self, identity: HostIdentity, limits: HostLimits, violated: Callable[[str], None]
+        self,
+        identity: HostIdentity,
+        limits: HostLimits,
+        violated: Callable[[str], None],
+        budget: ReceiveBudget | None = None,
     ) -> None:
         public = Ed25519PrivateKey.from_private_bytes(identity.private_key).public_key()
         if PeerId.from_ed25519(public.public_bytes_raw()) != identity.peer_id:
@@ -44,6 +50,7 @@ class Upgrader:
         self._limits = limits
         self._violated = violated
         self._scratch = new_scratch()
+        self._budget = budget or ReceiveBudget()
 
     async def upgrade(self, wire: NativeSocket, expected: PeerId | None) -> NativeConnection:
         """Prove who both sides are and set up the muxer; `expected` is None for inbound.
@@ -88,6 +95,7 @@ class Upgrader:
             early=early + secured.take_opened(),
             unopened=secured.unopened,
             scratch=self._scratch,
+            budget=self._budget,
             violated=self._violated,
         )
 

@@ -8,7 +8,6 @@ cancelled write cuts no frame. Reading is one task, one buffer, and never waits 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -18,35 +17,48 @@ from ...dht.host import Buffer
 from ...dht.peer_id import PeerId
 from ...errors import PeerError
 from .native_socket import NativeSocket
-from .native_stream import NativeStream
-from .yamux import (
-    PeerGoesAway,
-    StreamChanged,
-    StreamOpened,
-    YamuxCore,
-)
+from .native_stream import LEAST_PROGRESS, NativeStream
+from .yamux import YamuxCore
+from .yamux_budget import ReceiveBudget
+from .yamux_events import PeerGoesAway, StreamChanged, StreamOpened
 from .yamux_frames import GO_AWAY_NORMAL, GO_AWAY_PROTOCOL_ERROR, YamuxError
 from .yamux_limits import YamuxLimits
 
 _RECEIVE_BUFFER: Final = 256 * 1024
-_BATCH: Final = 512 * 1024
+_BATCH: Final = 256 * 1024
 """Plaintext sealed at a time: what waits encrypted, and delays control frames, is about this."""
+_SEALED_BUFFER: Final = _BATCH + 128 * 1024
 _MAX_STARVED: Final = 3
 """Stall deadlines in a row, without any credit in between, that a connection survives."""
-_ROUNDS: Final = 4
+_SMALL_TALK: Final = 64 * 1024
+"""Streams that have received less than this together are likely to answer each other's messages."""
+_ROUNDS: Final = 8
 """Batches one caller sends before other tasks get their turn."""
 
 
-def new_scratch() -> memoryview:
-    """A receive buffer, to be shared by the connections of one host."""
-    return memoryview(bytearray(_RECEIVE_BUFFER))
+class Scratch:
+    """Where bytes are received, and sealed, by all connections of one host.
+
+    Nothing is kept here across a wait, so one is enough; and it stays in the processor's cache.
+    """
+
+    __slots__ = ("received", "sealed")
+
+    def __init__(self) -> None:
+        self.received = memoryview(bytearray(_RECEIVE_BUFFER))
+        self.sealed = memoryview(bytearray(_SEALED_BUFFER))
+
+
+def new_scratch() -> Scratch:
+    """Buffers to be shared by the connections of one host."""
+    return Scratch()
 
 
 class Session(Protocol):
     """The keys of a connection; see `noise.NoiseSession`."""
 
-    def seal(self, pieces: Sequence[Buffer]) -> Sequence[Buffer]:
-        """Frames that carry `pieces`, ready to be sent."""
+    def seal_into(self, pieces: Sequence[Buffer], scratch: memoryview) -> Buffer:
+        """Frames that carry `pieces`, to be sent or copied before the next call."""
         ...
 
     def open(self, received: memoryview) -> tuple[list[bytes], int]:
@@ -60,8 +72,8 @@ class NativeConnection:
     Args:
         session: made by the handshake; `early` is what it has decrypted beyond that.
         unopened: bytes received and not decrypted yet.
-        scratch: where bytes are received and decrypted from; never across a wait, so one serves
-            all connections of a host. Room for one Noise frame at least.
+        scratch: shared by all connections of a host; has room for one Noise frame at least.
+        budget: bounds what all connections of a host hold; alone without it.
         stall_timeout: seconds without progress after which a peer that takes no bytes (or gives a
             stream no credit) is given up.
         violated: told the reason, for counting, when the peer breaks the rules.
@@ -78,21 +90,24 @@ class NativeConnection:
         limits: YamuxLimits | None = None,
         early: bytes = b"",
         unopened: bytes = b"",
-        scratch: memoryview | None = None,
+        scratch: Scratch | None = None,
+        budget: ReceiveBudget | None = None,
         violated: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.peer = peer
         self.stall_timeout = stall_timeout
         self.why_closed: str | None = None
+        self.corked = False
+        """Several streams are about to write: small writes need not `flush`, it will be done."""
         self._wire = wire
         self._session = session
-        self._core = YamuxCore(initiator, limits or YamuxLimits(), trio.current_time)
+        self._core = YamuxCore(initiator, limits or YamuxLimits(), trio.current_time, budget)
         self._violated = violated
         self._early = early
-        self._scratch = new_scratch() if scratch is None else scratch
+        self._scratch = scratch or Scratch()
         self._unopened = unopened
         self._streams: dict[int, NativeStream] = {}
-        self._unsent: deque[Buffer] = deque()
+        self._unsent: Buffer = b""
         self._blocked = False
         self._work = trio.Event()
         self._acceptable = trio.Event()
@@ -126,10 +141,10 @@ class NativeConnection:
 
     def distrust(self) -> None:
         """Keep little memory for the peer until `trust`; see `YamuxLimits.stranger_unread`."""
-        self._core.stranger = True
+        self._core.credit.stranger = True
 
     def trust(self) -> None:
-        self._core.stranger = False
+        self._core.credit.stranger = False
 
     async def run(self) -> None:
         """Move frames until the connection ends; never raises what the peer caused."""
@@ -173,7 +188,8 @@ class NativeConnection:
         self.flush()
 
     def _wrap(self, stream: NativeStream) -> NativeStream:
-        self._streams[stream.state.id] = stream
+        if not stream.finished:
+            self._streams[stream.state.id] = stream
         return stream
 
     def forget(self, stream: NativeStream) -> None:
@@ -189,11 +205,11 @@ class NativeConnection:
     def starved(self) -> None:
         """A writer has waited for credit through a whole stall deadline.
 
-        Counted once a deadline however many wait; a peer that gives no credit on any stream through
-        several of them reads nothing, and is let go.
+        Counted once a deadline however many wait; a peer that gives next to no credit on any stream
+        through several of them reads nothing, and is let go.
         """
         now = trio.current_time()
-        if self._core.credit_received != self._credit_then:
+        if self._core.credit_received - self._credit_then >= LEAST_PROGRESS:
             self._credit_then = self._core.credit_received
             self._starved = 0
         elif now - self._starved_at < self.stall_timeout:
@@ -214,7 +230,7 @@ class NativeConnection:
         self._say_goodbye(code)
         self._wire.close()
         self._core.fail(why)
-        self._unsent.clear()
+        self._unsent = b""
         for stream in list(self._streams.values()):
             stream.wake()
         self._streams.clear()
@@ -226,8 +242,7 @@ class NativeConnection:
         self._core.go_away(code)
         try:
             if self._push():
-                self._unsent.extend(self._session.seal(self._core.take_outgoing(0)))
-                self._push()
+                self._seal(0)
         except PeerError:
             return  # it is lost already: there is nobody to tell
 
@@ -246,46 +261,48 @@ class NativeConnection:
             return
         try:
             for _ in range(_ROUNDS):
-                if not self._push():
+                if not self._seal(_BATCH):
                     break
-                if not (pieces := self._core.take_outgoing(_BATCH)):
+                if not self._core.outbox.ready:
                     return
-                self._unsent.extend(self._session.seal(pieces))
-                self._wake_drained()
         except PeerError as error:
             self.close(error.message)
         self._work.set()
 
-    def _wake_drained(self) -> None:
-        for state in self._core.take_drained():
+    def _seal(self, max_bytes: int) -> bool:
+        """Seal and send about `max_bytes`, when nothing is unsent; whether the kernel took all."""
+        if not (pieces := self._core.take_outgoing(max_bytes)):
+            return True
+        sealed = self._session.seal_into(pieces, self._scratch.sealed)
+        for state in self._core.outbox.take_drained():
             if (stream := self._streams.get(state.id)) is not None:
                 stream.wake_writer()
+        sent = self._wire.try_send(sealed)
+        if sent == len(sealed):
+            return True
+        self._unsent = bytes(memoryview(sealed)[sent:])
+        self._blocked = True
+        return False
 
     def _push(self) -> bool:
-        """Offer the kernel what is sealed; whether it took all."""
-        unsent = self._unsent
-        while unsent:
-            sent = self._wire.try_send(list(unsent))
-            while unsent and sent >= len(unsent[0]):
-                sent -= len(unsent.popleft())
-            if unsent:
-                # A short count means a full buffer: asking again would only be told so.
-                unsent[0] = memoryview(unsent[0])[sent:]
-                self._blocked = True
-                return False
-        return True
+        """Offer the kernel what it did not take before; whether it takes all now."""
+        if self._unsent:
+            sent = self._wire.try_send(self._unsent)
+            self._unsent = memoryview(self._unsent)[sent:]
+        self._blocked = len(self._unsent) > 0
+        return not self._blocked
 
     async def _write(self) -> None:
         while True:
             await self._work.wait()
             self._work = trio.Event()
-            if self._blocked:
-                try:
+            try:
+                while self._blocked:
                     await self._wire.wait_writable(self.stall_timeout)
-                except PeerError as error:
-                    self.close(error.message)
-                    return
-                self._blocked = False
+                    self._push()
+            except PeerError as error:
+                self.close(error.message)
+                return
             self.flush()
 
     # --- reading ------------------------------------------------------------------------------
@@ -297,23 +314,36 @@ class NativeConnection:
                 if self._receive():
                     # There is more: whoever got something has its turn before.
                     await trio.lowlevel.checkpoint()
-                else:
+                elif not self.corked:
                     await self._wire.wait_readable()
+                if self.corked:
+                    await self._gather()
         except YamuxError as error:
             self._break(error)
         except PeerError as error:
             self.close(error.message)
 
+    async def _gather(self) -> None:
+        """Let those who were woken write before anything is sent: their frames share a packet.
+
+        Tasks of one turn run in either order, so the second turn is when all have run.
+        """
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        self.corked = False
+        self.flush()
+
     def _receive(self) -> bool:
         """Take in what the kernel has, without waiting; whether it may have more."""
-        scratch = self._scratch
+        scratch = self._scratch.received
         kept = len(self._unopened)
-        size = self._wire.try_receive_into(scratch[kept:])
+        size = self._wire.try_receive_into(scratch[kept:] if kept else scratch)
         if size is None:
             return False
         if not size:
             raise PeerError("the connection was lost")
-        scratch[:kept] = self._unopened
+        if kept:
+            scratch[:kept] = self._unopened
         filled = kept + size
         try:
             pieces, used = self._session.open(scratch[:filled])
@@ -327,15 +357,16 @@ class NativeConnection:
     def _take(self, pieces: Sequence[bytes] | bytes) -> None:
         if not pieces:
             return
+        woken = 0
         for event in self._core.receive(pieces):
-            match event:
-                case StreamChanged(state):
-                    if (stream := self._streams.get(state.id)) is not None:
-                        stream.wake()
-                case StreamOpened():
-                    self._acceptable.set()
-                case PeerGoesAway():
-                    if not self._core.streams:
-                        self.close("the peer went away")
+            if type(event) is StreamChanged:
+                if (stream := self._streams.get(event.stream.id)) is not None:
+                    woken += stream.wake()
+            elif type(event) is StreamOpened:
+                self._acceptable.set()
+            elif type(event) is PeerGoesAway and not self._core.streams:
+                self.close("the peer went away")
         if self._core.has_outgoing:
             self.flush()
+        if woken > 1 and self._core.credit.unread < _SMALL_TALK:
+            self.corked = True

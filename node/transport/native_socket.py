@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
 
 import trio
 
 from ...dht.host import Buffer
 from ...errors import PeerError
-
-_MAX_VECTORS = 512
-"""Buffers given to one system call; Linux takes 1024."""
 
 
 class NativeSocket:
@@ -63,14 +59,14 @@ class NativeSocket:
         except (trio.ClosedResourceError, OSError) as error:
             raise PeerError("the connection was closed here") from error
 
-    def try_send(self, buffers: Sequence[Buffer]) -> int:
-        """Give the kernel what it takes of `buffers` now; returns how many bytes, maybe 0.
+    def try_send(self, data: Buffer) -> int:
+        """Give the kernel what it takes of `data` now; returns how many bytes, maybe 0.
 
         Raises:
             PeerError: the connection was lost.
         """
         try:
-            return self._socket.sendmsg(buffers[:_MAX_VECTORS])
+            return self._socket.send(data)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -84,7 +80,7 @@ class NativeSocket:
         """
         view = memoryview(data)
         while view:
-            view = view[self.try_send((view,)) :]
+            view = view[self.try_send(view) :]
             if view:
                 await self.wait_writable(stall_timeout)
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from ...dht.host import Buffer
 from ...errors import PeerError
+from .native_gate import Gate
 from .yamux_stream import YamuxStream
 
 if TYPE_CHECKING:
     from .native_connection import NativeConnection
+
+
+LEAST_PROGRESS: Final = 4096
+"""Bytes that must move in a stall deadline to count as progress: a peer that gives a byte of credit
+now and then would hold a writer for ever."""
+_YIELD_AFTER: Final = 128 * 1024
+_CHECKPOINT: Final = trio.lowlevel.checkpoint_if_cancelled
+_CALL_COST: Final = 8192
+"""What one call counts for, in bytes: so a task yields after some ten milliseconds at most."""
 
 
 class NativeStream:
@@ -22,15 +32,24 @@ class NativeStream:
     the peer has got.
     """
 
-    __slots__ = ("_connection", "_readers", "_turns", "_writers", "_writing", "state")
+    __slots__ = (
+        "_connection",
+        "_readers",
+        "_turns",
+        "_unyielded",
+        "_writers",
+        "_writing",
+        "state",
+    )
 
     def __init__(self, connection: NativeConnection, state: YamuxStream) -> None:
         self.state = state
         self._connection = connection
-        self._readers = trio.lowlevel.ParkingLot()
-        self._writers = trio.lowlevel.ParkingLot()
-        self._turns = trio.lowlevel.ParkingLot()
+        self._readers = Gate()
+        self._writers = Gate()
+        self._turns = Gate()
         self._writing = False
+        self._unyielded = 0
 
     @property
     def finished(self) -> bool:
@@ -57,13 +76,24 @@ class NativeStream:
 
     async def _readable(self) -> None:
         # The only places to be cancelled are before anything is taken.
-        if self.state.readable:
-            await trio.lowlevel.checkpoint()
-        while not self.state.readable:
-            await self._readers.park()
+        state = self.state
+        if state.readable:
+            await (trio.lowlevel.checkpoint if self._yields(0) else _CHECKPOINT)()
+        while not state.readable:
+            await self._readers.wait()
+            self._unyielded = 0
+
+    def _yields(self, size: int) -> bool:
+        """Whether it is time to let other tasks run, after `size` bytes more: a turn of the
+        scheduler costs as much as moving a small message."""
+        self._unyielded += size + _CALL_COST
+        if self._unyielded < _YIELD_AFTER:
+            return False
+        self._unyielded = 0
+        return True
 
     def _after_read(self) -> None:
-        if self._connection.owes_frames:
+        if not self._connection.corked and self._connection.owes_frames:
             self._connection.flush()
         if self.state.finished:
             self._connection.forget(self)
@@ -74,41 +104,43 @@ class NativeStream:
         Raises:
             PeerError: reset, closed, lost, or no credit for the stall deadline.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await (trio.lowlevel.checkpoint if self._yields(len(data)) else _CHECKPOINT)()
         while self._writing:
-            await self._turns.park()
-        state = self.state
+            await self._turns.wait()
+        state, connection = self.state, self._connection
         self._writing = True
         try:
             state.begin_write(data)
-            self._connection.flush()
-            if state.pending is None:
-                # The bytes are on their way: other tasks get their turn after that, not before.
-                await trio.lowlevel.cancel_shielded_checkpoint()
-            while state.pending is not None:
-                await self._wait_for_progress()
+            if state.pending is not None or not connection.corked:
+                connection.flush()
+            if state.pending is not None:
+                await self._wait_until_sealed()
         finally:
-            state.abandon_write()
             self._writing = False
-            if self._connection.owes_frames:  # the end, when it was closed meanwhile
-                self._connection.flush()
-            self._turns.unpark()
+            if state.pending is not None or state.fin_due:
+                state.abandon_write()
+                if connection.owes_frames:  # the end, when it was closed meanwhile
+                    connection.flush()
+            self._turns.wake()
         if state.failure is not None:
             raise PeerError(state.failure)
 
-    async def _wait_for_progress(self) -> None:
-        """Wait to be woken; PeerError when the peer gives no credit for too long.
+    async def _wait_until_sealed(self) -> None:
+        """Wait for all of the current write; PeerError when the peer gives too little credit.
 
         A stream with credit waits for its turn on the socket, and that is watched for all streams
         together.
         """
-        state = self.state
-        starved = not state.send_window
-        with trio.move_on_after(self._connection.stall_timeout) as scope:
-            await self._writers.park()
-        if scope.cancelled_caught and starved and not state.send_window:
-            self._connection.starved()
-            raise PeerError("the peer gave its window no credit in time")
+        state, stall = self.state, self._connection.stall_timeout
+        while (pending := state.pending) is not None:
+            goal = len(pending) - LEAST_PROGRESS
+            with trio.move_on_after(stall):
+                while (pending := state.pending) is not None and len(pending) > goal:
+                    await self._writers.wait()
+            pending = state.pending
+            if pending is not None and len(pending) > goal and not state.send_window:
+                self._connection.starved()
+                raise PeerError("the peer gave its window no credit in time")
 
     def close(self) -> None:
         """Say that nothing more will be written. Never waits."""
@@ -124,12 +156,12 @@ class NativeStream:
         self._connection.flush()
         self._connection.forget(self)
 
-    def wake(self) -> None:
-        """Something has come, or it is over."""
-        self._readers.unpark_all()
-        self._writers.unpark_all()
+    def wake(self) -> bool:
+        """Something has come, or it is over; whether somebody had waited to read."""
+        self._writers.wake()
         if self.state.finished:
             self._connection.forget(self)
+        return self._readers.wake()
 
     def wake_writer(self) -> None:
-        self._writers.unpark_all()
+        self._writers.wake()

@@ -18,6 +18,9 @@ LENGTH_BYTES: Final = 2
 MAX_FRAME: Final = LENGTH_BYTES + MAX_MESSAGE
 """A receive buffer must have room for one whole frame: 65,537 bytes."""
 MAX_PLAINTEXT: Final = MAX_MESSAGE - TAG_BYTES
+_ALONE: Final = 16 * 1024
+"""A piece from this size on begins a frame: an additional frame costs less than copying it, and
+whoever opens it has the piece without a copy."""
 
 
 class NoiseSession:
@@ -44,32 +47,46 @@ class NoiseSession:
     def seal(self, pieces: Sequence[Buffer]) -> list[bytearray]:
         """Frames that carry `pieces`, one after the other, for one `sendmsg`.
 
-        Frames are full but for the last one, whatever the pieces' sizes, and lie end to end in as
-        few buffers as possible (at present one; none for no bytes). The buffers are the caller's.
+        They lie end to end in as few buffers as possible (at present one; none for no bytes). The
+        buffers are the caller's.
 
         Raises:
             PeerError: the session is dead.
         """
+        plains = _frames_of(pieces)
+        out = bytearray(_sealed_size(plains))
+        self._seal_into(plains, memoryview(out))
+        return [out] if out else []
+
+    def seal_into(self, pieces: Sequence[Buffer], scratch: memoryview) -> memoryview:
+        """As `seal`, without memory of its own: the result lies in `scratch` unless it is too
+        small, and is to be sent or copied before the next call.
+
+        Fresh memory for every write would cost as much as a third of the encryption: the allocator
+        gives large blocks back, and the system clears them again page by page.
+        """
+        if len(pieces) == 1 and 0 < len(pieces[0]) <= MAX_PLAINTEXT:
+            plains = pieces
+        else:
+            plains = _frames_of(pieces)
+        size = _sealed_size(plains)
+        out = scratch[:size] if size <= len(scratch) else memoryview(bytearray(size))
+        self._seal_into(plains, out)
+        return out
+
+    def _seal_into(self, plains: Sequence[Buffer], out: memoryview) -> None:
         self._check_alive()
-        plain = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces)).cast("B")
-        if not plain:
-            return []
-        count = -(-len(plain) // MAX_PLAINTEXT)
-        out = bytearray(len(plain) + count * (LENGTH_BYTES + TAG_BYTES))
-        # Into one buffer rather than to a `bytes` a frame: blocks just below the size for which the
-        # allocator maps memory are given back and faulted in again, at up to half the speed.
-        view = memoryview(out)
+        encrypt_into = self._sending.encrypt_into
         position = 0
-        for start in range(0, len(plain), MAX_PLAINTEXT):
-            piece = plain[start : start + MAX_PLAINTEXT]
-            body = position + LENGTH_BYTES
-            position = body + len(piece) + TAG_BYTES
-            view[body - LENGTH_BYTES : body] = (position - body).to_bytes(LENGTH_BYTES, "big")
-            try:
-                self._sending.encrypt_into(piece, view[body:position])
-            except FormatError as error:
-                raise self._die(error.message) from error
-        return [out]
+        try:
+            for plain in plains:
+                size = len(plain) + TAG_BYTES
+                body = position + LENGTH_BYTES
+                position = body + size
+                out[body - LENGTH_BYTES : body] = size.to_bytes(LENGTH_BYTES, "big")
+                encrypt_into(plain, out[body:position])
+        except FormatError as error:
+            raise self._die(error.message) from error
 
     def open(self, received: Buffer) -> tuple[list[bytes], int]:
         """Open all whole frames at the start of `received`.
@@ -120,3 +137,33 @@ class NoiseSession:
         self._dead = why
         self._rest = b""
         return PeerError(f"the encrypted connection broke ({why})")
+
+
+def _frames_of(pieces: Sequence[Buffer]) -> list[Buffer]:
+    """What each frame is to carry: small pieces together, large ones by themselves."""
+    plains: list[Buffer] = []
+    small: list[Buffer] = []
+    gathered = 0
+    for piece in pieces:
+        size = len(piece)
+        if size < _ALONE and gathered + size <= MAX_PLAINTEXT:
+            if size:
+                small.append(piece)
+                gathered += size
+            continue
+        if small:
+            plains.append(small[0] if len(small) == 1 else b"".join(small))
+            small, gathered = [], 0
+        if size <= MAX_PLAINTEXT:
+            plains.append(piece)
+        else:
+            view = memoryview(piece).cast("B")
+            step = -(-size // -(-size // MAX_PLAINTEXT))
+            plains += [view[start : start + step] for start in range(0, size, step)]
+    if small:
+        plains.append(small[0] if len(small) == 1 else b"".join(small))
+    return plains
+
+
+def _sealed_size(plains: Sequence[Buffer]) -> int:
+    return sum(map(len, plains)) + len(plains) * (LENGTH_BYTES + TAG_BYTES)

@@ -27,6 +27,7 @@ _PROTOCOL: Final = b"Noise_XX_25519_ChaChaPoly_SHA256"  # 32 bytes: it is its ow
 _PATTERN: Final = (("e",), ("e", "ee", "s", "es"), ("s", "se"))
 _LAST_NONCE: Final = 2**64 - 2  # section 5.1 reserves 2^64 - 1
 _NONCE: Final = Struct("<4xQ")
+_USED_UP: Final = "the session's key is used up"
 
 
 class CipherState:
@@ -44,7 +45,11 @@ class CipherState:
 
     def encrypt_into(self, plaintext: Buffer, out: memoryview) -> None:
         """Like `encrypt`, into `out`, which is `TAG_BYTES` longer and lies elsewhere."""
-        self._aead.encrypt_into(self._nonce(), plaintext, None, out)
+        nonce = self._next
+        if nonce > _LAST_NONCE:
+            raise FormatError(_USED_UP)
+        self._next = nonce + 1
+        self._aead.encrypt_into(_NONCE.pack(nonce), plaintext, None, out)
 
     def decrypt(self, ciphertext: Buffer, associated: bytes = b"") -> bytes:
         """The plaintext of the next ciphertext in order.
@@ -53,14 +58,18 @@ class CipherState:
             FormatError: not that, or all nonces are used. The counter has moved all the same, so
                 nothing can be opened any more: the connection must end.
         """
+        nonce = self._next
+        if nonce > _LAST_NONCE:
+            raise FormatError(_USED_UP)
+        self._next = nonce + 1
         try:
-            return self._aead.decrypt(self._nonce(), ciphertext, associated)
+            return self._aead.decrypt(_NONCE.pack(nonce), ciphertext, associated)
         except InvalidTag as error:
             raise FormatError("a message fails its authentication") from error
 
     def _nonce(self) -> bytes:
         if self._next > _LAST_NONCE:
-            raise FormatError("the session's key is used up")
+            raise FormatError(_USED_UP)
         nonce = _NONCE.pack(self._next)
         self._next += 1
         return nonce

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import trio
 
@@ -19,8 +20,19 @@ from ...errors import PeerError
 from .owned_nursery import open_owned_nursery
 
 _READ_AHEAD = 64 * 1024
+_DIRECT = 4096
+"""Bytes from which on reading ahead gains less than a copy costs."""
 _JOIN_LIMIT = 64 * 1024
 _MAX_VARINT_BYTES = 5  # 35 bits: no frame we accept comes near
+
+
+@runtime_checkable
+class ReadsInto(Protocol):
+    """What a `Stream` may offer besides: reading without a copy in between."""
+
+    async def read_into(self, target: memoryview) -> int:
+        """As `Stream.read_some`, into `target` (not empty, writable bytes); returns how many."""
+        ...
 
 
 class BufferedStream:
@@ -30,10 +42,20 @@ class BufferedStream:
     further use: reset it.
     """
 
-    __slots__ = ("_buffer", "_ended", "_open", "_position", "_stream", "kept", "received")
+    __slots__ = (
+        "_buffer",
+        "_direct",
+        "_ended",
+        "_open",
+        "_position",
+        "_stream",
+        "kept",
+        "received",
+    )
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
+        self._direct = stream.read_into if isinstance(stream, ReadsInto) else None
         self._buffer = b""
         self._position = 0
         self._ended = False
@@ -115,6 +137,8 @@ class BufferedStream:
     async def read_into(self, target: memoryview) -> None:
         """Fill the whole of `target` (a writable view of bytes).
 
+        What has not been read ahead comes without a copy in between, if the stream `ReadsInto`.
+
         Raises:
             PeerError: as for `read_exactly`; `target` may then be partly written.
         """
@@ -123,6 +147,13 @@ class BufferedStream:
         done = len(head)
         target[:done] = head
         while done < size:
+            if self._direct is not None and size - done >= _DIRECT:
+                if not (came := await self._direct(target[done:])):
+                    self._ended = True
+                    raise self._cut_short(size - done)
+                self.received += came
+                done += came
+                continue
             if not (data := await self._fill(size - done)):
                 raise self._cut_short(size - done)
             if len(data) <= size - done:
@@ -141,7 +172,10 @@ class BufferedStream:
         """
         size = shift = 0
         for index in range(_MAX_VARINT_BYTES):
-            byte = (await self.read_exactly(1))[0]
+            if self._position == len(self._buffer) and await self.at_end():
+                raise self._cut_short(1)
+            byte = self._buffer[self._position]
+            self._position += 1
             size |= (byte & 0x7F) << shift
             shift += 7
             if byte < 0x80:
@@ -219,6 +253,14 @@ class _Lane:
     users: int = 0
 
 
+async def _acquire(slots: trio.Semaphore) -> None:
+    # A free slot costs no turn of the scheduler: there are enough of those in a request.
+    try:
+        slots.acquire_nowait()
+    except trio.WouldBlock:
+        await slots.acquire()
+
+
 class StreamPool:
     """Keeps streams per (peer, protocol); `open_stream_pool` also tends it.
 
@@ -260,7 +302,8 @@ class StreamPool:
             lane = self._lanes[key] = _Lane(trio.Semaphore(self._max_streams))
         lane.users += 1
         try:
-            async with lane.slots:
+            await _acquire(lane.slots)
+            try:
                 stream = None if fresh else await self._kept(lane)
                 if stream is None:
                     stream = BufferedStream(await self._host.open_stream(peer, protocol))
@@ -270,6 +313,8 @@ class StreamPool:
                     await stream.reset()
                     raise
                 await self._give_back(lane, stream)
+            finally:
+                lane.slots.release()
         finally:
             lane.users -= 1
             self._forget_if_unused(key, lane)

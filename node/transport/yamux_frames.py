@@ -33,8 +33,10 @@ INITIAL_WINDOW: Final = 256 * 1024
 MAX_WINDOW: Final = (1 << 32) - 1
 """The counter is 32 bits wide in every implementation."""
 
-MAX_PAYLOAD: Final = 65519 - HEADER.size
-"""Of one data frame: with its header it fills exactly one Noise frame."""
+MAX_PAYLOAD: Final = 64 * 1024
+"""Of one data frame; as much as other implementations send at most."""
+_NOISE_FRAME: Final = 65_519
+"""What one Noise frame carries."""
 
 
 class YamuxError(FormatError):
@@ -53,6 +55,17 @@ class YamuxError(FormatError):
 def frame(kind: int, flags: int, stream_id: int, length: int) -> bytes:
     """A header; a whole frame unless `kind` is DATA with a length."""
     return HEADER.pack(0, kind, flags, stream_id, length)
+
+
+def payload_size(waiting: int) -> int:
+    """How many of `waiting` bytes to put into the next data frame.
+
+    Cut evenly into Noise frames, so that no write ends in one of a few bytes: those cost as much
+    work as full ones.
+    """
+    if waiting <= MAX_PAYLOAD:
+        return waiting
+    return -(-waiting // -(-waiting // _NOISE_FRAME))
 
 
 def check_header(version: int, kind: int, flags: int, stream_id: int) -> None:

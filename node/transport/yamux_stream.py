@@ -26,7 +26,6 @@ class YamuxStream:
     __slots__ = (
         "_chunks",
         "_core",
-        "_pending",
         "buffered",
         "coming",
         "extra",
@@ -37,6 +36,7 @@ class YamuxStream:
         "granted_at",
         "id",
         "ours",
+        "pending",
         "queued",
         "receive_credit",
         "send_window",
@@ -46,8 +46,9 @@ class YamuxStream:
 
     def __init__(self, core: YamuxCore, stream_id: int, *, ours: bool, now: float) -> None:
         self._core = core
-        self._chunks: deque[memoryview | bytearray] = deque()
-        self._pending: memoryview | None = None
+        self._chunks: deque[Buffer] = deque()
+        self.pending: memoryview | None = None
+        """What of the current write has not become frames yet."""
         self.id = stream_id
         self.ours = ours
         self.buffered = 0
@@ -90,15 +91,6 @@ class YamuxStream:
         """Credit that could be given: what was read since the last time."""
         return self.window - self.receive_credit - self.coming - self.buffered
 
-    @property
-    def pending(self) -> memoryview | None:
-        """What of the current write has not become frames yet."""
-        return self._pending
-
-    @pending.setter
-    def pending(self, rest: memoryview | None) -> None:
-        self._pending = rest
-
     # --- reading ------------------------------------------------------------------------------
 
     def read(self, max_bytes: int) -> bytes | None:
@@ -110,8 +102,11 @@ class YamuxStream:
         if not self.buffered:
             return self._nothing()
         chunks = self._chunks
-        if len(chunks) == 1 and len(chunks[0]) <= max_bytes:
-            data = bytes(chunks.popleft())
+        first = chunks[0]
+        if len(first) <= max_bytes and (len(chunks) == 1 or len(first) >= _COALESCED):
+            # As it is: joining large pieces is for those who need them in one.
+            del chunks[0]
+            data = bytes(first)
         else:
             parts, left = [], max_bytes
             while chunks and left:
@@ -139,17 +134,18 @@ class YamuxStream:
             raise PeerError(self.failure)
         return b"" if self.fin_received else None
 
-    def _shift(self, limit: int) -> memoryview | bytearray | bytes:
+    def _shift(self, limit: int) -> Buffer:
         """Take the first chunk, or the first `limit` bytes of it."""
         first = self._chunks[0]
         if len(first) <= limit:
             return self._chunks.popleft()
-        if isinstance(first, memoryview):
-            self._chunks[0] = first[limit:]
-            return first[:limit]
-        part = bytes(memoryview(first)[:limit])
-        del first[:limit]
-        return part
+        if isinstance(first, bytearray):
+            part = bytes(memoryview(first)[:limit])
+            del first[:limit]
+            return part
+        view = memoryview(first)
+        self._chunks[0] = view[limit:]
+        return view[:limit]
 
     def _consumed(self, size: int) -> None:
         self.buffered -= size
@@ -159,15 +155,15 @@ class YamuxStream:
         """Keep `piece[start:end]`, for which credit has been checked."""
         size = end - start
         self.buffered += size
+        chunks = self._chunks
         if size >= _PIN_BYTES and 2 * size >= len(piece):
-            self._chunks.append(memoryview(piece)[start:end])
-            return
-        if self._chunks:
-            last = self._chunks[-1]
-            if isinstance(last, bytearray) and len(last) < _COALESCED:
-                last += memoryview(piece)[start:end]
-                return
-        self._chunks.append(bytearray(memoryview(piece)[start:end]))
+            chunks.append(piece if size == len(piece) else memoryview(piece)[start:end])
+        elif chunks and type(last := chunks[-1]) is not memoryview and len(last) < _COALESCED:
+            if not isinstance(last, bytearray):
+                last = chunks[-1] = bytearray(last)
+            last += memoryview(piece)[start:end]
+        else:
+            chunks.append(piece[start:end])
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -181,25 +177,24 @@ class YamuxStream:
             raise PeerError(self.failure)
         if self.fin_due or self.fin_sent:
             raise PeerError("it was closed here")
-        if self._pending is not None:
+        if self.pending is not None:
             raise RuntimeError("a write is under way already")
         if len(view := memoryview(data).cast("B")):
-            self._pending = view
-            self._core.enqueue(self)
+            self._core.outbox.send(self, view)
 
     def abandon_write(self) -> None:
         """Take back what has not become frames; what has goes out whole."""
-        self._pending = None
+        self.pending = None
         if self.failure is None:
-            self._core.finish(self)
+            self._core.outbox.finish(self)
 
     def widen(self, delta: int) -> None:
         """The peer gives more credit."""
         if self.send_window + delta > MAX_WINDOW:
             raise YamuxError("window_overflow", "It gave more Yamux credit than can be counted.")
         self.send_window += delta
-        if delta and self._pending is not None:
-            self._core.enqueue(self)
+        if delta and self.pending is not None:
+            self._core.outbox.enqueue(self)
 
     def close(self) -> None:
         """Nothing more will be written: FIN follows what is in line. Idempotent."""
@@ -207,7 +202,7 @@ class YamuxStream:
             self.discard()
         elif not (self.fin_due or self.fin_sent):
             self.fin_due = True
-            self._core.finish(self)
+            self._core.outbox.finish(self)
 
     def reset(self, why: str = "it was reset here") -> None:
         """Drop both directions and tell the peer. Idempotent."""
@@ -217,11 +212,10 @@ class YamuxStream:
         """The end, for the core's use. What arrived before can still be read."""
         if self.failure is None:
             self.failure = why
-        self._pending = None
+        self.pending = None
 
     def discard(self) -> None:
         """Drop what was received and not read."""
         self._chunks.clear()
-        self._core.dropped(self.buffered)
-        self.buffered = 0
-        self._core.release(self)
+        dropped, self.buffered = self.buffered, 0
+        self._core.consumed(self, dropped)

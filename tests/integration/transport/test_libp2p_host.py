@@ -316,7 +316,7 @@ async def test_a_peer_that_breaks_the_protocol_is_disconnected_and_counted(hosts
         await one.connect(other.peer_id)
         await events.receive()
         core = one._connections[other.peer_id][0]._muxer._core
-        core._control.append(b"\x07" + bytes(11))
+        core.outbox.control.append(b"\x07" + bytes(11))
         one._connections[other.peer_id][0]._muxer.flush()
         assert await events.receive() == ConnectionEvent(one.peer_id, connected=False)
     assert other.counts.violations == {"bad_version": 1}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -28,8 +28,12 @@ FORGED = bytes(range(0xE0, 0x100))
 class InTheClear:
     """The face of a Noise session; `FORGED` at the start of what arrives plays a forged frame."""
 
-    def seal(self, pieces: Sequence[Buffer]) -> list[bytes]:
-        return [b"".join(pieces)]
+    def __init__(self) -> None:
+        self.sealed = 0
+
+    def seal_into(self, pieces: Sequence[Buffer], scratch: memoryview) -> bytes:
+        self.sealed += 1
+        return b"".join(pieces)
 
     def open(self, received: memoryview) -> tuple[list[bytes], int]:
         if received[: len(FORGED)] == FORGED:
@@ -254,16 +258,137 @@ async def test_a_peer_that_gives_credit_now_and_then_is_kept(
             await starve(one)
             if number % 2:
                 stream = one.open()
-                await far.send_all(struct.pack(">BBHII", 0, 1, 0, stream.state.id, 1))
+                await far.send_all(struct.pack(">BBHII", 0, 1, 0, stream.state.id, 4096))
                 await trio.testing.wait_all_tasks_blocked()
         assert one.why_closed is None
         assert reasons == ["no_credit"] * 6
         one.close("the test is over")
 
 
+async def test_a_peer_that_gives_a_byte_of_credit_now_and_then_holds_no_writer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    near, far = await sockets()
+    reasons: list[str] = []
+    one = native(near, initiator=True, stall=3, reasons=reasons)
+    async with far, trio.open_nursery() as nursery:
+        nursery.start_soon(one.run)
+        nursery.start_soon(drain, far, bytearray())
+        took = []
+        while one.why_closed is None and len(took) < 10:
+            async with trio.open_nursery() as dribbling:
+                stream = one.open()
+                dribbling.start_soon(dribble, far, stream.state.id, 1, 0.5)
+                began = trio.current_time()
+                with pytest.raises(PeerError, match="no credit"):
+                    await stream.write(bytes(300_000))
+                took.append(trio.current_time() - began)
+                dribbling.cancel_scope.cancel()
+        one.close("it was never let go")
+    assert took == [3.0] * 4
+    assert reasons == ["no_credit"] * 4 + ["window_shut"]
+
+
+async def test_a_slow_peer_that_gets_on_is_waited_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    near, far = await sockets()
+    one = native(near, initiator=True, stall=3)
+    async with far, trio.open_nursery() as nursery:
+        nursery.start_soon(one.run)
+        nursery.start_soon(drain, far, bytearray())
+        stream = one.open()
+        nursery.start_soon(dribble, far, stream.state.id, 1500, 0.9)
+        began = trio.current_time()
+        await stream.write(bytes(300_000))
+        assert trio.current_time() - began > 20
+        nursery.cancel_scope.cancel()
+        one.close("the test is over")
+
+
+async def dribble(far: trio.SocketStream, stream_id: int, credit: int, every: float) -> None:
+    while True:
+        await trio.sleep(every)
+        await far.send_all(struct.pack(">BBHII", 0, 1, 0, stream_id, credit))
+        await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_what_came_before_a_reset_in_the_same_packet_is_seen_and_no_clean_end() -> None:
+    near, far = await sockets()
+    serving = native(near)
+    async with far, trio.open_nursery() as nursery:
+        nursery.start_soon(serving.run)
+        opened = struct.pack(">BBHII", 0, 0, 1, 1, 5) + b"hello"
+        await far.send_all(opened + struct.pack(">BBHII", 0, 1, 8, 1, 0))
+        stream = await serving.accept()
+        assert await stream.read(100) == b"hello"
+        with pytest.raises(PeerError, match="reset by the peer"):
+            await stream.read(100)
+        assert serving.streams == 0
+        serving.close("the test is over")
+
+
+async def test_a_task_that_never_waits_for_the_peer_lets_others_run() -> None:
+    async with pair() as (one, other), trio.open_nursery() as nursery:
+        mine, theirs = await both_ends(one, other)
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        nursery.start_soon(count)
+        for _ in range(160):
+            await mine.write(b"x")
+        assert turns >= 5
+        turns = 0
+        while theirs.state.buffered < 160:
+            await trio.lowlevel.checkpoint()
+        turns = 0
+        for _ in range(160):
+            assert await theirs.read(1) == b"x"
+        assert turns >= 5
+        nursery.cancel_scope.cancel()
+
+
+async def test_many_small_answers_to_one_packet_leave_in_one() -> None:
+    near, far = await sockets()
+    serving = native(near)
+
+    async def answer(stream: NativeStream) -> None:
+        with suppress(PeerError):  # at the end of the test
+            while data := await stream.read(100):
+                await stream.write(data)
+
+    async with far, trio.open_nursery() as nursery:
+        nursery.start_soon(serving.run)
+        ids = range(1, 41, 2)
+        await far.send_all(b"".join(struct.pack(">BBHII", 0, 1, 1, n, 0) for n in ids))
+        for _ in ids:
+            nursery.start_soon(answer, await serving.accept())
+        await trio.testing.wait_all_tasks_blocked()
+        await far.receive_some()
+        questions = b"".join(struct.pack(">BBHII", 0, 0, 0, n, 4) + b"ping" for n in ids)
+        session = serving._session
+        assert isinstance(session, InTheClear)
+        session.sealed = 0
+        await far.send_all(questions)
+        await trio.testing.wait_all_tasks_blocked()
+        assert session.sealed == 1
+        got = await far.receive_some(100_000)
+        assert sorted(got[at : at + 16] for at in range(0, len(got), 16)) == sorted(
+            questions[at : at + 16] for at in range(0, len(questions), 16)
+        )
+        serving.close("the test is over")
+        nursery.cancel_scope.cancel()
+
+
 async def drain(far: trio.SocketStream, got: bytearray) -> None:
-    while data := await far.receive_some():
-        got += data
+    with suppress(trio.BrokenResourceError):  # whoever lets go does not read what is under way
+        while data := await far.receive_some():
+            got += data
 
 
 async def starve(connection: NativeConnection) -> None:
@@ -385,9 +510,9 @@ async def test_a_thousand_streams_one_after_another_leave_nothing_behind() -> No
             assert connection.streams == 0
             assert not connection._streams
             core = connection._core
-            assert not core._reset_credit
+            assert not core._over
             assert not core._peer_ids._skipped
-            assert core._budget == YamuxLimits().budget
+            assert core.credit.left == YamuxLimits().budget
 
 
 async def test_a_socket_closed_in_between_is_never_waited_for() -> None:

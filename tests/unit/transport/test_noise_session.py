@@ -41,7 +41,7 @@ def frames(data: bytes) -> list[bytes]:
 def test_many_frames_are_sealed_and_opened_in_one_call() -> None:
     left, right = sessions()
     wire = sealed(left, SENT)
-    assert [len(frame) for frame in frames(wire)] == [MAX_FRAME] * 3 + [200_800 - 3 * 65_519 + 18]
+    assert [len(frame) for frame in frames(wire)] == [50_200 + 18] * 4
     plaintexts, used = right.open(memoryview(wire))
     assert b"".join(plaintexts) == SENT
     assert used == len(wire)
@@ -54,18 +54,42 @@ def test_both_directions_are_independent() -> None:
     assert left.open(sealed(right, b"to the left"))[0] == [b"to the left"]
 
 
-def test_small_pieces_travel_together_in_full_frames() -> None:
+def test_small_pieces_travel_together_and_large_ones_alone() -> None:
     left, right = sessions()
+    view = memoryview(SENT)
     pieces: list[Buffer] = [
         b"head" * 3,
-        SENT[:65_536],
         b"",
+        b"more",
+        view[:60_000],
         b"head" * 3,
-        memoryview(SENT)[65_536:131_072],
+        view[60_000 : 60_000 + 65_536],
+        *[view[start : start + 10_000] for start in range(130_000, 200_000, 10_000)],
     ]
     wire = b"".join(left.seal(pieces))
-    assert [len(frame) for frame in frames(wire)] == [MAX_FRAME] * 2 + [58 + 18]
-    assert b"".join(right.open(wire)[0]) == b"".join(pieces)
+    plaintexts, _ = right.open(wire)
+    assert [len(plain) for plain in plaintexts] == [
+        16, 60_000, 12, 32_768, 32_768, 60_000, 10_000,
+    ]  # fmt: skip
+    assert b"".join(plaintexts) == b"".join(pieces)
+
+
+@pytest.mark.parametrize("room", [0, 100, 70_000, 300_000])
+def test_what_is_sealed_into_a_scratch_is_the_same_whether_it_fits_or_not(room: int) -> None:
+    pieces = [SENT[:12], SENT[12:70_000], SENT[70_000:70_100]]
+    plain, _ = sessions()
+    left, right = sessions()
+    scratch = memoryview(bytearray(room))
+    for _ in range(3):
+        wire = left.seal_into(pieces, scratch)
+        assert wire == b"".join(plain.seal(pieces))
+        assert b"".join(right.open(wire)[0]) == SENT[:70_100]
+        assert (wire.obj is scratch.obj) == (room >= len(wire))
+        one = left.seal_into([b"one"], scratch)
+        assert one == b"".join(plain.seal([b"one"]))
+        assert right.open(one)[0] == [b"one"]
+    for nothing in ([], [b""], [b"", b""]):
+        assert not left.seal_into(nothing, scratch)
 
 
 @pytest.mark.parametrize("size", [1, MAX_PLAINTEXT - 1, MAX_PLAINTEXT, MAX_PLAINTEXT + 1])

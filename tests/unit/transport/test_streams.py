@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -43,6 +44,44 @@ class Recorded:
     async def close(self) -> None: ...
 
     async def reset(self) -> None: ...
+
+
+class Direct(Recorded):
+    """One that also reads into memory given to it, and remembers how much."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        super().__init__(*pieces)
+        self.direct: list[int] = []
+
+    async def read_into(self, target: memoryview) -> int:
+        data = await self.read_some(len(target))
+        target[: len(data)] = data
+        self.direct.append(len(data))
+        return len(data)
+
+
+async def test_large_bodies_are_read_straight_into_their_place_and_small_ones_read_ahead() -> None:
+    body = random.Random(7).randbytes(300_000)
+    wire = b"head" + body + b"tail"
+    sizes = [4 + 1000, 100_000, 60_000, 130_000]
+    direct, plain = Direct(*cut(wire, sizes)), Recorded(*cut(wire, sizes))
+    for inner in (direct, plain):
+        stream = BufferedStream(inner)
+        assert await stream.read_exactly(4) == b"head"
+        target = bytearray(len(body))
+        await stream.read_into(memoryview(target))
+        assert target == body
+        assert await stream.read_exactly(4) == b"tail"
+        assert stream.received == len(wire)
+        assert await stream.at_end()
+    assert direct.direct == [100_000, 60_000, 130_000, 9000], "1000 bytes had been read ahead"
+
+
+async def test_a_body_read_straight_into_its_place_that_ends_early_is_an_error() -> None:
+    stream = BufferedStream(Direct(bytes(5000)))
+    with pytest.raises(PeerError, match="5000 bytes too early"):
+        await stream.read_into(memoryview(bytearray(10_000)))
+    assert not stream.reusable
 
 
 def cut(data: bytes, sizes: list[int]) -> list[bytes]:

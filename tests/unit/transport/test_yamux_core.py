@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import pytest
 from meshnode.errors import PeerError
-from meshnode.node.transport.yamux import (
+from meshnode.node.transport.yamux import YamuxCore
+from meshnode.node.transport.yamux_events import (
     Event,
     PeerGoesAway,
     Pong,
     StreamChanged,
     StreamOpened,
-    YamuxCore,
 )
 from meshnode.node.transport.yamux_frames import MAX_PAYLOAD, YamuxError
 from meshnode.node.transport.yamux_limits import YamuxLimits
@@ -113,13 +113,13 @@ def test_nothing_is_sent_beyond_the_peers_credit() -> None:
     stream.begin_write(bytes(INITIAL + 1000))
     sent = parsed(outgoing(core))
     assert sum(length for *_, length in sent) == INITIAL
-    assert max(length for *_, length in sent) <= MAX_PAYLOAD < 65536
+    assert max(length for *_, length in sent) <= MAX_PAYLOAD == 65536
     assert not core.has_outgoing
     core.receive(frame(WINDOW, 0, 1, 600))
     assert parsed(outgoing(core)) == [(DATA, 0, 1, 600)]
     core.receive(frame(WINDOW, 0, 1, 600))
     assert parsed(outgoing(core)) == [(DATA, 0, 1, 400)]
-    assert core.take_drained() == [stream]
+    assert core.outbox.take_drained() == [stream]
 
 
 def test_credit_comes_back_once_half_a_window_is_read() -> None:
@@ -141,7 +141,7 @@ def test_a_window_read_faster_than_four_round_trips_grows_to_the_limit_and_no_fu
     core.ping()
     now = 0.1
     assert core.receive(frame(PING, ACK, 0, 1)) == [Pong()]
-    assert core.rtt == pytest.approx(0.1)
+    assert core.credit.rtt == pytest.approx(0.1)
     stream = accepted(core)
     for _ in range(6):
         core.receive(data(1, bytes(stream.receive_credit)))
@@ -196,8 +196,8 @@ def test_streams_take_turns() -> None:
     core = server(YamuxLimits())
     for stream in [accepted(core, stream_id) for stream_id in (1, 3, 5)]:
         stream.begin_write(bytes(INITIAL))
-    first = parsed(b"".join(core.take_outgoing(6 * MAX_PAYLOAD)))
-    assert [stream_id for _, _, stream_id, _ in first] == [1, 3, 5, 1, 3, 5]
+    first = parsed(b"".join(core.take_outgoing(5 * MAX_PAYLOAD)))
+    assert [stream_id for _, _, stream_id, _ in first] == [1, 3, 5, 1, 3, 5, 1]
 
 
 def test_control_frames_overtake_data() -> None:
@@ -251,7 +251,7 @@ def test_a_write_given_up_leaves_whole_frames_and_a_usable_stream() -> None:
     stream.begin_write(b"a" * 200_000)
     started = parsed(b"".join(core.take_outgoing(1)))
     stream.abandon_write()
-    assert started == [(DATA, 0, 1, MAX_PAYLOAD)]
+    assert started == [(DATA, 0, 1, 50_000)]
     assert outgoing(core) == b""
     stream.begin_write(b"next")
     assert outgoing(core) == data(1, b"next")
@@ -343,6 +343,83 @@ def test_streams_reset_before_anybody_saw_them_count_towards_a_flood() -> None:
     assert caught.value.reason == "stream_flood"
 
 
+def test_a_stream_reset_before_it_was_accepted_still_hands_over_what_came() -> None:
+    core = server()
+    core.receive(data(1, b"came before", flags=SYN) + frame(WINDOW, RST, 1, 0))
+    stream = core.accept()
+    assert stream is not None
+    assert not core.has_outgoing, "the peer wants to hear no more of it"
+    assert stream.read(100) == b"came before"
+    for _ in range(2):
+        with pytest.raises(PeerError, match="reset by the peer"):
+            stream.read(100)
+    with pytest.raises(PeerError, match="reset by the peer"):
+        stream.begin_write(b"answer")
+    assert (core.streams, core.buffered) == (0, 0)
+
+
+def test_streams_reset_unseen_count_towards_a_flood_though_they_bring_bytes_and_are_accepted() -> (
+    None
+):
+    core = server()
+    for number in range(SMALL.max_refused):
+        core.receive(data(1 + 2 * number, b"x", flags=SYN) + frame(WINDOW, RST, 1 + 2 * number, 0))
+        stream = core.accept()
+        assert stream is not None
+        core.refuse(stream)
+        assert core.refused == number + 1, "once, not twice"
+    with pytest.raises(YamuxError) as caught:
+        core.receive(data(99, b"x", flags=SYN) + frame(WINDOW, RST, 99, 0))
+    assert caught.value.reason == "stream_flood"
+
+
+def test_streams_reset_unseen_hold_no_more_than_the_backlog_may() -> None:
+    core = server(YamuxLimits(accept_backlog=3, max_refused=1000))
+    for number in range(100):
+        stream_id = 1 + 2 * number
+        core.receive(data(stream_id, bytes(INITIAL), flags=SYN) + frame(WINDOW, RST, stream_id, 0))
+        outgoing(core)
+    assert core.buffered == 3 * INITIAL
+
+
+def test_small_writes_become_frames_at_once_and_keep_their_order_with_the_end() -> None:
+    core = server()
+    stream, other = accepted(core), accepted(core, 3)
+    for letter in b"abc":
+        stream.begin_write(bytes([letter]))
+        assert stream.pending is None
+    other.begin_write(b"d")
+    stream.close()
+    other.reset()
+    wire = outgoing(core)
+    ends = [frame(WINDOW, FIN, 1, 0), frame(WINDOW, RST, 3, 0)]
+    assert wire == b"".join([*(data(1, bytes([c])) for c in b"abc"), data(3, b"d"), *ends])
+
+
+def test_small_writes_nobody_takes_are_bounded_and_then_wait() -> None:
+    core = server()
+    stream = accepted(core)
+    written = 0
+    while stream.pending is None:
+        stream.begin_write(bytes(100))
+        written += 100
+    assert written < 64 * 1024
+    assert sum(length for *_, length in parsed(outgoing(core))) == written
+    assert stream.pending is None
+
+
+def test_a_write_is_cut_into_even_frames_without_a_last_one_of_a_few_bytes() -> None:
+    core = server(YamuxLimits())
+    stream = accepted(core)
+    core.receive(frame(WINDOW, 0, 1, 8 << 20))
+    for size in (65_519, 65_536, 65_537, 262_144, 1 << 20):
+        stream.begin_write(bytes(size))
+        sizes = [length for *_, length in parsed(outgoing(core))]
+        assert sum(sizes) == size
+        assert max(sizes) <= MAX_PAYLOAD
+        assert min(sizes) > 30_000
+
+
 def test_a_stream_accepted_ends_the_row_of_streams_reset_unseen() -> None:
     core = server()
     for stream_id in range(1, 60, 2):
@@ -368,15 +445,15 @@ def test_bytes_announced_and_not_sent_earn_no_credit() -> None:
 
 def test_a_stranger_gets_no_wide_window_until_it_is_trusted() -> None:
     core = server(YamuxLimits())
-    core.stranger = True
+    core.credit.stranger = True
     assert accepted(core).window == INITIAL
-    core.stranger = False
+    core.credit.stranger = False
     assert accepted(core, 3).window == 8 << 20
 
 
 def test_a_stranger_can_make_us_hold_no_more_than_the_bound_over_all_streams() -> None:
     core = server(YamuxLimits())
-    core.stranger = True
+    core.credit.stranger = True
     streams = [accepted(core, stream_id) for stream_id in (1, 3, 5, 7, 9)]
     for stream in streams[:4]:
         core.receive(data(stream.id, bytes(INITIAL)))
@@ -391,7 +468,7 @@ def test_a_stranger_can_make_us_hold_no_more_than_the_bound_over_all_streams() -
 
 def test_bytes_read_or_dropped_are_no_longer_held() -> None:
     core = server(YamuxLimits())
-    core.stranger = True
+    core.credit.stranger = True
     for stream_id in range(1, 301, 6):
         one, other = accepted(core, stream_id), accepted(core, stream_id + 2)
         core.receive(data(one.id, bytes(INITIAL)) + data(other.id, bytes(INITIAL)))
@@ -401,6 +478,9 @@ def test_bytes_read_or_dropped_are_no_longer_held() -> None:
         outgoing(core)
         unseen = stream_id + 4
         core.receive(data(unseen, bytes(INITIAL), flags=SYN) + frame(WINDOW, RST, unseen, 0))
+        seen = core.accept()
+        assert seen is not None
+        seen.reset()
     assert core.buffered == 0
 
 
@@ -487,4 +567,4 @@ def test_refused_streams_cost_no_memory_worth_mention() -> None:
         core.receive(frame(WINDOW, SYN, stream_id, 0))
         outgoing(core)
     assert core.streams == 1
-    assert len(core._reset_credit) <= 4096
+    assert len(core._over) <= 4096

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 )
 from meshnode.errors import PeerError
 from meshnode.node.transport.yamux import YamuxCore
+from meshnode.node.transport.yamux_budget import ReceiveBudget
 from meshnode.node.transport.yamux_frames import INITIAL_WINDOW, YamuxError
 from meshnode.node.transport.yamux_limits import YamuxLimits
 from meshnode.node.transport.yamux_stream import YamuxStream
@@ -108,7 +109,11 @@ class TwoEnds(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cores = (YamuxCore(True, LIMITS), YamuxCore(False, LIMITS))
+        self.shared = ReceiveBudget(900_000)
+        self.cores = (
+            YamuxCore(True, LIMITS, shared=self.shared),
+            YamuxCore(False, LIMITS, shared=self.shared),
+        )
         self.wires = (bytearray(), bytearray())
         self.ends: dict[tuple[int, int], YamuxStream] = {}
         self.sent: dict[tuple[int, int], bytearray] = {}
@@ -180,7 +185,11 @@ class TwoEnds(RuleBasedStateMachine):
     def memory_is_bounded(self) -> None:
         for core in self.cores:
             assert core.buffered <= BOUND
-            assert 0 <= core._budget <= LIMITS.budget
+            assert 0 <= core.credit.left <= LIMITS.budget
+        taken = sum(LIMITS.budget - core.credit.left for core in self.cores)
+        assert taken + self.shared.left == 900_000
+        assert self.shared.unread == sum(core.buffered for core in self.cores)
+        assert self.shared.holders == sum(core.buffered > 0 for core in self.cores)
 
     def teardown(self) -> None:
         """Whatever happened, everything written arrives in the end."""
