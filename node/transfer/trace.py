@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from ...dht.peer_id import PeerId
+from ..content import encode_cid
 
 TransferKind = Literal["put", "get", "stream"]
 
@@ -66,6 +67,23 @@ class PeerPart:
     gave_up: str = ""
     """Why nothing more was asked of it in this transfer; empty when it was not given up."""
 
+    def to_json(self) -> dict[str, object]:
+        return {
+            "peer": str(self.peer),
+            "requests": self.requests,
+            "bytes": self.nbytes,
+            "busy": round(self.busy, 3),
+            "slowest": round(self.slowest, 3),
+            "failures": self.failures,
+            "refusals": self.refusals,
+            "hedged": self.hedged,
+            "wasted": self.wasted,
+            "corrupt": self.corrupt,
+            "resting": round(self.resting, 3),
+            "last_error": self.last_error,
+            "gave_up": self.gave_up,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Note:
@@ -114,6 +132,43 @@ class Trace:
             if phase.name == name:
                 return phase
         return Phase(name, 0.0, 0.0, 0)
+
+    def is_of(self, root: bytes) -> bool:
+        """Whether the link named by the digest `root` came of this transfer, or was its subject."""
+        return root == self.root or root in self.more_roots
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "cid": encode_cid(self.root) if self.root else None,
+            "began": round(self.began, 3),
+            "seconds": round(self.seconds, 3),
+            "outcome": self.outcome,
+            "size": self.size,
+            "phases": [
+                {
+                    "name": phase.name,
+                    "busy": round(phase.busy, 3),
+                    "share": round(phase.share, 3),
+                    "times": phase.times,
+                }
+                for phase in self.phases
+            ],
+            "peers": [part.to_json() for part in self.peers],
+            "notes": [
+                {
+                    "at": round(note.at, 3),
+                    "text": note.text,
+                    "peer": None if note.peer is None else str(note.peer),
+                }
+                for note in self.notes
+            ],
+            "lost_notes": self.lost_notes,
+            "counts": dict(self.counts),
+            "error": self.error,
+            "hint": self.hint,
+        }
 
 
 class TraceKeeper(Protocol):
