@@ -343,9 +343,7 @@ class Gossip:
             self._contacts.failed(teller, weight=2)
         # Its own first: only whom we count can vouch for others.
         records.sort(key=lambda heard: heard[0].peer != teller)
-        self._spread(
-            record.peer for record, ttl in records if self._hear_one(record, ttl, teller)
-        )
+        self._spread(record.peer for record, ttl in records if self._hear_one(record, ttl, teller))
         now = trio.current_time()
         if self.census.counted(len(self.map.members) + 1, now):
             self._give_up_map()

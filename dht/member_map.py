@@ -236,9 +236,10 @@ class MemberMap:
     def _add_voucher(self, entry: _Entry, teller: PeerId) -> None:
         """Only who counts vouches, and all of one network vouch as one."""
         voucher = self._entries.get(teller)
-        if len(entry.vouchers) < VOUCHERS and voucher is not None and voucher.met:
-            if voucher.counted:
-                entry.vouchers.add(self._group_of(voucher.record.addresses) or teller)
+        if voucher is None or not (voucher.met and voucher.counted):
+            return
+        if len(entry.vouchers) < VOUCHERS:
+            entry.vouchers.add(self._group_of(voucher.record.addresses) or teller)
 
     def _settle(self, entry: _Entry) -> bool:
         """Decide anew whether a peer counts; returns whether that changed."""

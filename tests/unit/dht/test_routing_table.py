@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from meshnode.dht.keyspace import common_bits, peer_position, position
 from meshnode.dht.peer_id import PeerId
-from meshnode.dht.routing_table import RoutingTable
+from meshnode.dht.routing_table import MAX_PER_BUCKET, MAX_PER_TABLE, RoutingTable
 
 OWN = PeerId.from_ed25519(b"\0" * 32)
 PEERS = [PeerId.from_ed25519(i.to_bytes(32, "big")) for i in range(1, 41)]
@@ -99,3 +99,71 @@ def test_full_buckets_are_due_for_refresh_and_their_keys_fall_into_them() -> Non
         table.refreshed(bucket, 100.0)
     assert table.stale_buckets(120.0, 50.0) == []
     assert table.stale_buckets(150.0, 50.0) == due
+
+
+def in_bucket(bucket: int, count: int, salt: int) -> list[PeerId]:
+    """Peers that fall into one bucket of OWN's table."""
+    found = []
+    for i in range(10**6):
+        peer = PeerId.from_ed25519((salt * 10**6 + i).to_bytes(32, "big"))
+        if common_bits(peer_position(OWN), peer_position(peer)) == bucket:
+            found.append(peer)
+        if len(found) == count:
+            break
+    return found
+
+
+def test_a_network_with_many_peers_has_to_make_room_for_others() -> None:
+    table = RoutingTable(OWN, 8)
+    crowd, honest = in_bucket(0, 30, 1), in_bucket(0, 10, 2)
+    for peer in crowd:
+        table.seen(peer, 0.0, "9.9.9.0/24")
+    assert len(table) == 8, "free places are free for all"
+    for i, peer in enumerate(honest):
+        table.seen(peer, 1.0, f"9.9.{i}.0/24")
+    members = set(table)
+    assert len(members & set(crowd)) == MAX_PER_BUCKET
+    assert len(members & set(honest)) == 8 - MAX_PER_BUCKET
+    for peer in crowd:
+        table.seen(peer, 2.0, "9.9.9.0/24")
+    assert set(table) == members, "what is beyond its share displaces nobody"
+
+
+def test_a_network_has_its_share_of_the_whole_table_too() -> None:
+    table = RoutingTable(OWN, 2)
+    crowd = [peer for bucket in range(8) for peer in in_bucket(bucket, 2, 3)]
+    for peer in crowd:
+        table.seen(peer, 0.0, "9.9.9.0/24")
+    assert len(table) == 16
+    for bucket in range(8):
+        (peer,) = in_bucket(bucket, 1, 4)
+        table.seen(peer, 1.0, None)
+    assert len(set(table) & set(crowd)) == MAX_PER_TABLE
+
+
+def test_peers_of_no_network_are_not_limited_and_the_waiting_rise_by_share() -> None:
+    table = RoutingTable(OWN, 4)
+    local = in_bucket(0, 4, 5)
+    for peer in local:
+        assert table.seen(peer, 0.0)
+    crowd, other = in_bucket(0, 3, 6), in_bucket(0, 1, 7)[0]
+    assert not table.seen(other, 1.0, "8.8.8.0/24")
+    for peer in crowd:
+        assert not table.seen(peer, 2.0, "9.9.9.0/24")
+    assert table.evict(local[0]) == crowd[2]
+    assert table.evict(local[1]) == crowd[1]
+    assert table.evict(local[2]) == other, "the third of one network waits longer"
+    assert table.evict(local[3]) == crowd[0], "unless nobody else does"
+
+
+def test_the_size_of_the_mesh_is_estimated_from_our_neighbourhood() -> None:
+    rng = random.Random(8)
+    for size in (10, 100, 400):
+        estimates = []
+        for _ in range(20):
+            table = RoutingTable(PeerId.from_ed25519(rng.randbytes(32)), 20)
+            for _ in range(size - 1):
+                table.seen(PeerId.from_ed25519(rng.randbytes(32)), 0.0)
+            estimates.append(table.estimated_size())
+        assert 0.8 * size <= sum(estimates) / 20 <= 1.25 * size
+        assert all(0.4 * size <= estimate <= 2.5 * size for estimate in estimates)
