@@ -26,6 +26,7 @@ from .values import ValueStore
 
 _PARALLEL = 16
 _SLICE = 500
+_SAMPLED_KEYS = 256
 _HANDERS_PER_KEY = 2
 _ADDRESSES_PER_HINT = 4
 _VALUE_OVERHEAD = 160
@@ -112,8 +113,10 @@ class Handover:
         """
         began = trio.current_time()
         self._forget_before(began - self._settings.republish / 2)
-        index, k = self._locator.index(), self._settings.k
         newcomers = {peer for peer in peers if peer not in self._passed_on}
+        if newcomers:
+            await self._look_around()
+        index, k = self._locator.index(), self._settings.k
         all_offer = self._locator.knows_everybody
 
         def heirs(target: int, publisher: PeerId) -> Sequence[PeerId]:
@@ -142,6 +145,8 @@ class Handover:
         a mesh of no more than k nodes everybody keeps everything, and nothing has to move.
         """
         began = trio.current_time()
+        with trio.move_on_after(within / 4):
+            await self._look_around()
         index, k = self._locator.index(), self._settings.k
 
         def heirs(target: int, publisher: PeerId) -> Sequence[PeerId]:
@@ -151,8 +156,8 @@ class Handover:
             return () if last == publisher else [last]
 
         tally = _Tally()
-        with trio.move_on_after(within):
-            with trio.move_on_after(within / 2) as gathering:
+        with trio.move_on_at(began + within):
+            with trio.move_on_at(began + within / 2) as gathering:
                 if len(index) > k:
                     await self._gather(tally.loads, heirs)
             await self._send_all(tally)
@@ -160,6 +165,12 @@ class Handover:
         return self._report(tally, began)
 
     # --- what goes where ----------------------------------------------------------------------
+
+    async def _look_around(self) -> None:
+        """Learn who else is near what we keep: a node knows well only who is near itself."""
+        keys = [digest for _, digests in self._chunks.by_publisher() for digest in digests]
+        step = max(1, len(keys) // _SAMPLED_KEYS)
+        await self._locator.locate([chunk_position(digest) for digest in keys[::step]])
 
     async def _gather(self, loads: dict[PeerId, _Load], heirs_of: _Heirs) -> None:
         """Sort everything kept for others by whom it goes to; a slice at a time, as it is much."""
@@ -220,13 +231,15 @@ class Handover:
         load.records.sort()
         for hints in self._messages(load.records):
             ask = partial(self._client.hint, peer, hints)
-            tally.records += await self._patience.ask(peer, ask)
+            taken = await self._patience.ask(peer, ask)
+            tally.records += taken
         await self._send_values(peer, load.values, tally)
 
     async def _send_values(self, peer: PeerId, values: list[MovedValue], tally: _Tally) -> None:
         for batch in _batches(values):
             ask = partial(self._client.move_values, peer, batch)
-            tally.values += await self._patience.ask(peer, ask)
+            kept = await self._patience.ask(peer, ask)
+            tally.values += kept
 
     def _messages(self, records: list[tuple[int, PeerId, bytes]]) -> Iterable[list[Hint]]:
         """Records as messages within the bounds of the wire, in the order given."""

@@ -87,7 +87,8 @@ class HandoverAnswers:
             return Refused("hints proved false", wait)
         if wait := self._budgets.write(sender, sum(1 + len(hint.digests) for hint in hints)):
             return Refused(BUSY, wait)
-        index, k = self._locator.index(), self._settings.k
+        # A node that leaves is still among the k nearest itself, and views of the mesh differ.
+        index, near_enough = self._locator.index(), 2 * self._settings.k
         taken = 0
         for hint in hints:
             if hint.publisher == self._own:
@@ -96,7 +97,7 @@ class HandoverAnswers:
                 digest
                 for digest in hint.digests
                 if not self._chunks.knows(hint.publisher, digest)
-                and index.is_among_closest(self._own, chunk_position(digest), k)
+                and index.is_among_closest(self._own, chunk_position(digest), near_enough)
             ]
             if wanted:
                 self._contacts.learn([PeerAddresses(hint.publisher, hint.addresses)])
