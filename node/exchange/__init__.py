@@ -10,9 +10,9 @@ from .breaker import BreakerState
 from .client import Exchange, open_exchange
 from .messages import PROTOCOL, PeerInfo, Reason
 from .receipts import Receipt
-from .served_stream import ServerCounts
 from .server import ChunkServer, serve
 from .service import Kept
+from .serving import ServerCounts
 from .settings import DEFAULT_LEASE_SECS, ExchangeSettings, ServerLimits
 from .stats import KeyValue, PeerStats, PeerStatsTable
 

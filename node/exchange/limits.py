@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import trio
 
+from .serving import Serving
 from .settings import ServerLimits
 
 
@@ -115,6 +116,15 @@ class PeerAccount:
     streams: int = 0
     owed_bytes: int = 0
     """Of bodies that may be sent and are not here yet; memory is reserved for them."""
+
+    async def take_turn(self, serving: Serving) -> None:
+        await self.turns.acquire()
+        serving.has_turn = True
+
+    def leave_turn(self, serving: Serving) -> None:
+        if serving.has_turn:
+            serving.has_turn = False
+            self.turns.release()
 
 
 class Accounts:

@@ -14,8 +14,9 @@ from ..store.protocol import ChunkStore
 from .limits import Accounts
 from .messages import PROTOCOL
 from .receipts import Signer
-from .served_stream import ServedStream, ServerCounts
+from .served_stream import ServedStream
 from .service import ChunkService, InfoProvider, OnRelease, OnStored
+from .serving import ServerCounts
 from .settings import ServerLimits
 
 _log = structlog.get_logger(__name__)
