@@ -147,10 +147,12 @@ class Publisher:
         sizes = self._chunks.own_sizes(digests)
         held = {d: size for d, size in zip(digests, sizes, strict=True) if size is not None}
         self.untold.told(digest for digest in digests if digest not in held)
+        if not held:
+            return True
         before = len(self.untold)
         await self.spread(held, upkeep=True)
         self._counters.add("keys_retold", len(held))
-        return len(self.untold) < before or not held
+        return len(self.untold) < before
 
     async def _spread(
         self, keys: Sequence[bytes], held: Mapping[bytes, int], tally: Tally, *, upkeep: bool
