@@ -21,8 +21,11 @@ _POLL_SECS = 0.05
 _MAX_PID_BYTES = 32
 
 
-def connect(invocation: Invocation) -> Client:
+def connect(invocation: Invocation, *, needs_network: bool = True) -> Client:
     """The node running here, or else one in this process.
+
+    Args:
+        needs_network: whether the one in this process will be more than its database.
 
     Raises:
         MembershipError: this home belongs to no mesh.
@@ -33,10 +36,11 @@ def connect(invocation: Invocation) -> Client:
     if client is not None:
         return client
     check_initialised(config)
-    invocation.note(
-        "note: no node is running here; starting one for this command "
-        "(`meshnode start --detach` keeps one running)"
-    )
+    if needs_network:
+        invocation.note(
+            "note: no node is running here; starting one for this command "
+            "(`meshnode start --detach` keeps one running)"
+        )
     from .embedded import EmbeddedClient  # the network stack, only where there is no way around it
 
     return EmbeddedClient(config, verbose=invocation.verbose)

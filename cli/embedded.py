@@ -19,6 +19,7 @@ from ..node.api.error_json import as_mesh_error
 from ..node.api.face import NodeFace
 from ..node.logging_setup import set_up_logging
 from ..node.node import open_node
+from ..node.past_transfers import open_past_transfers
 from .client import ByteSource, JsonObject, OnEvent
 
 A = TypeVar("A")
@@ -39,6 +40,9 @@ _OPERATIONS: dict[str, Operation] = {
     "catalogue": operations.catalogue,
 }
 
+STORE_ONLY = "why"
+"""The verb for which the network is left alone: what is asked for stands in the database."""
+
 
 class EmbeddedClient:
     """Opens a node for every call and closes it behind it."""
@@ -48,8 +52,22 @@ class EmbeddedClient:
         self._level = _LEVELS[min(verbose, len(_LEVELS) - 1)]
 
     def call(self, verb: str, request: JsonObject, on_event: OnEvent | None = None) -> JsonObject:
+        if verb == STORE_ONLY:
+            return self._told_by_store(request)
         operation = _OPERATIONS[verb]
         return self._run(lambda node: operation(node, request, on_event or _ignore))
+
+    def _told_by_store(self, request: JsonObject) -> JsonObject:
+        set_up_logging(level=self._level, format=self._config.log.format)
+
+        async def ask() -> JsonObject:
+            async with open_past_transfers(self._config) as past:
+                return await operations.why(past, request, _ignore)
+
+        try:
+            return trio.run(ask)
+        except BaseExceptionGroup as group:
+            raise _single(group) from group
 
     def put_stream(self, request: JsonObject, source: ByteSource, on_event: OnEvent) -> JsonObject:
         async def put(node: NodeFace) -> JsonObject:

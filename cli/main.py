@@ -18,6 +18,7 @@ from .invocation import Invocation, global_options, pass_invocation
 from .mesh_commands import init, invite, join
 from .node_commands import peers, start, status, stop
 from .transfer_commands import cat, get, put
+from .why_command import why
 
 _EXIT_BROKEN_PIPE = 141  # what a shell shows for a process that SIGPIPE ended
 
@@ -43,7 +44,7 @@ def version(invocation: Invocation) -> None:
 
 for _command in (init, invite, join, start, stop, status, peers):
     cli.add_command(_command)
-for _command in (put, get, cat, ls, stat, rm, config):
+for _command in (put, get, cat, ls, stat, rm, why, config):
     cli.add_command(_command)
 
 

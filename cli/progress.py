@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from .invocation import Invocation
-from .text import visible
+from .text import size, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -28,7 +28,7 @@ class TransferProgress:
 
     def __enter__(self) -> Self:
         if self._bar is not None:
-            self._task = self._bar.add_task(self._verb, total=None)
+            self._task = self._bar.add_task(self._verb, total=None, on_peers="")
             self._bar.start()
         return self
 
@@ -51,7 +51,7 @@ class TransferProgress:
                 text = f"{self._verb} {_short(name)}"
                 self._bar.update(self._task, description=text, total=self._total)
             case {"type": "progress", "bytes_done": int(done)}:
-                self._bar.update(self._task, completed=done)
+                self._bar.update(self._task, completed=done, on_peers=_on_peers(event))
             case {"type": "file", "path": path, "reason": reason}:
                 self._say(f"left out: {visible(path)}: {visible(reason)}")
             case {"type": "peer", "peer": peer, "reason": reason} if self._verbose:
@@ -85,9 +85,16 @@ def _make_bar() -> Progress:
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[on_peers]}", markup=False),
         console=Console(stderr=True),
         transient=True,
     )
+
+
+def _on_peers(event: dict[str, object]) -> str:
+    """A put: what the bar shows is durable here; this is what peers have acknowledged."""
+    held, wanted = event.get("bytes_held"), event.get("bytes_wanted")
+    return f"on peers: {size(held)} of {size(wanted)}" if wanted else ""
 
 
 def _short(name: object) -> str:

@@ -36,8 +36,27 @@ def print_put(
     names = peer_names() if invocation.tells_details else {}
     for source in sources if isinstance(sources, list) else ():
         _print_source(source, invocation, names)
+    if invocation.tells_details:
+        _print_summary(report.get("summary"))
     for warning in _list(report.get("warnings")):
         click.echo(f"warning: {text.visible(warning)}", err=True)
+
+
+def _print_summary(summary: object) -> None:
+    """All sources together, where there were several."""
+    if not isinstance(summary, dict) or summary.get("total") in (0, 1, None):
+        return
+    told = [f"{summary.get('successful')} put"]
+    told += [
+        f"{summary[kind]} {kind}" for kind in ("weak", "partial", "failed") if summary.get(kind)
+    ]
+    click.echo(
+        f"{summary.get('total')} sources: {', '.join(told)}; "
+        f"{text.duration(summary.get('seconds'))} in all, "
+        f"{text.duration(summary.get('average_seconds'))} on average, "
+        f"{text.count(summary.get('retries'), 'retry', 'retries')}",
+        err=True,
+    )
 
 
 def _print_source(source: JsonObject, invocation: Invocation, names: Mapping[str, str]) -> None:
@@ -74,12 +93,15 @@ def _source_lines(source: JsonObject, names: Mapping[str, str]) -> list[str]:
     survives = f"  survives the loss of {text.count(source.get('survives_nodes'), 'node')}"
     if len(zones) > 1:
         survives += f" or {text.count(source.get('survives_zones'), 'zone')}"
+    found = source.get("found_copies")
+    saved = f"; {text.count(found, 'copy', 'copies')} were there already" if found else ""
     return [
         f"{text.visible(source.get('name'))}: {source.get('outcome')}",
         f"  {counted}{text.size(size)} in {text.count(source.get('chunks'), 'chunk')} "
         f"({source.get('new_chunks')} new), {text.duration(seconds)}, {text.rate(size, seconds)}",
         f"  copies: {source.get('copies')} of {source.get('wanted_copies')}, here and on {held}; "
         f"zones: {text.visible(', '.join(str(zone) for zone in zones))}",
+        f"  sent to peers: {text.size(source.get('bytes_sent'))}{saved}",
         survives,
     ]
 

@@ -37,6 +37,8 @@ from .transfer import (
     TransferContext,
     ignore_events,
 )
+from .transfer.explain import Explained
+from .transfer.trace_log import TRACES, TraceLog
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +53,7 @@ class Node:
         self._parts = parts
         self._started = time.monotonic()
         self._stop_requested = trio.Event()
+        self._traces = TraceLog(parts.store.key_value(TRACES))
         context = TransferContext(
             store=parts.store.chunks,
             exchange=parts.exchange,
@@ -61,6 +64,7 @@ class Node:
             convergence_secret=parts.mesh.convergence_secret,
             zone=parts.config.node.zone,
             journal=parts.journal,
+            traces=self._traces,
         )
         self._putter = Putter(context)
         self._getter = Getter(context)
@@ -203,6 +207,21 @@ class Node:
         )
 
     # --- observation --------------------------------------------------------------------------
+
+    async def transfers(self, root: bytes | None = None, count: int = 1) -> list[Explained]:
+        """The last transfers of this node, newest first, and what decided how they went.
+
+        Args:
+            root: digest that names a link: only transfers of that link.
+        """
+        found = await self._traces.latest(count, root)
+        known = {part.peer for trace in found for part in trace.peers}
+        names = {peer: self._name_of(peer) for peer in known}
+        return [Explained(trace, {p: n for p, n in names.items() if n}) for trace in found]
+
+    def _name_of(self, peer: PeerId) -> str:
+        info, said = self._parts.members.info(peer), self._parts.host.member_info(peer)
+        return info.name if info else (said.name if said else "")
 
     async def status(self) -> NodeStatus:
         """Who and where this node is, what it holds, whom it sees."""

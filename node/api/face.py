@@ -24,7 +24,15 @@ class ProgressSink(Protocol):
     def __call__(self, event: TransferEvent, /) -> None: ...
 
 
-class NodeFace(Protocol):
+class Transfers(Protocol):
+    """What remembers transfers: a running node, or only the database of one."""
+
+    async def transfers(self, root: bytes | None, count: int) -> Sequence[Report]:
+        """The last ones, newest first; with `root` only those of the link it names."""
+        ...
+
+
+class NodeFace(Transfers, Protocol):
     """A running node."""
 
     @property

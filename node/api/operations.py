@@ -21,7 +21,7 @@ from ...errors import DestinationError, MeshError, NotFoundError, UsageError
 from ..content import CHUNKER_KINDS, CompressionMode, Link
 from ..transfer import GetOptions, PutOptions, Source, StreamSource, TransferEvent
 from .error_json import as_mesh_error, error_to_json
-from .face import NodeFace
+from .face import NodeFace, Transfers
 from .fields import Fields
 from .listing import describe_link, describe_manifest, is_folder, list_manifest
 
@@ -31,6 +31,7 @@ Emit = Callable[[JsonObject], None]
 MAX_NAME_CHARS = 255
 MAX_REPLICATION = 16
 MAX_LINKS = 1000
+MAX_TRANSFERS = 200
 _EXPLAIN_SECS = 2.0
 _COMPRESSIONS: Mapping[str, CompressionMode] = {"auto": "auto", "zstd": "zstd", "none": "none"}
 
@@ -153,6 +154,23 @@ async def catalogue(node: NodeFace, request: object, emit: Emit) -> JsonObject:
     """{} -> {"entries": [...]}: what was put on this node, newest first."""
     Fields(request).done()
     return {"entries": [entry.to_json() for entry in await node.catalogue()]}
+
+
+async def why(node: Transfers, request: object, emit: Emit) -> JsonObject:
+    """{"link"?, "count"?} -> {"transfers": [...]}: the last ones, newest first, in words."""
+    fields = Fields(request)
+    text = fields.optional_text("link")
+    root = None if text is None else Link.parse(text).digest
+    count = fields.integer("count", low=1, high=MAX_TRANSFERS) or 1
+    fields.done()
+    found = await node.transfers(root, count)
+    if root is not None and not found:
+        raise NotFoundError(
+            "No transfer of this link is remembered here.",
+            hint="`meshnode why` without a link shows the latest; the last 200 are kept, on the "
+            "node that ran them.",
+        )
+    return {"transfers": [transfer.to_json() for transfer in found]}
 
 
 async def config(node: NodeFace, request: object, emit: Emit) -> JsonObject:

@@ -41,6 +41,7 @@ _WORKS: dict[str, Operation] = {
     "get": operations.get,
     "ls": operations.ls,
     "stat": operations.stat,
+    "why": operations.why,
     "rm": operations.rm,
     "stop": operations.stop,
 }

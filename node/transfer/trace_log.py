@@ -14,6 +14,8 @@ from .trace_format import decode_trace, encode_trace
 
 log = structlog.get_logger(__name__)
 
+TRACES = "transfers"
+"""The namespace of the table they are kept in."""
 KEPT = 200
 _TIME_BYTES = 8
 _RANDOM_BYTES = 4

@@ -71,6 +71,7 @@ class FakeNode:
     stop_requested: trio.Event = field(default_factory=trio.Event)
     peer_facts: Sequence[dict[str, object]] = ()
     catalogue_facts: Sequence[dict[str, object]] = ()
+    transfer_facts: Sequence[dict[str, object]] = ()
     found: FileManifest | DirectoryManifest | None = None
 
     async def _work(self, progress: ProgressSink | None = None) -> None:
@@ -177,6 +178,11 @@ class FakeNode:
             raise NotFoundError("This link was not put on this node.", hint="See `meshnode ls`.")
         await self._work()
         return Told({"chunks": 2, "removed_here": 1, "removed_bytes": 99})
+
+    async def transfers(self, root: bytes | None, count: int) -> Sequence[Told]:
+        self.calls.append(("transfers", root, count))
+        await self._work()
+        return [Told(facts) for facts in self.transfer_facts][:count]
 
     async def status(self) -> Told:
         await self._work()

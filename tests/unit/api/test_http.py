@@ -49,6 +49,19 @@ async def test_status_is_one_object(api: httpx.AsyncClient) -> None:
     assert answer.json()["peer_id"] == str(PEER)
 
 
+async def test_transfers_are_told_by_link_and_by_number(
+    api: httpx.AsyncClient, node: FakeNode
+) -> None:
+    node.transfer_facts = [{"kind": "put"}, {"kind": "get"}]
+    answer = await api.post("/why", json={"count": 2})
+    assert lines(answer)[-1]["result"] == {"transfers": [{"kind": "put"}, {"kind": "get"}]}
+    await api.post("/why", json={"link": str(LINK)})
+    assert node.calls[-1] == ("transfers", LINK.digest, 1)
+    node.transfer_facts = []
+    assert error(await api.post("/why", json={"link": str(LINK)}))["code"] == "not_found"
+    assert error(await api.post("/why", json={"count": 1000}))["code"] == "usage"
+
+
 async def test_peers_and_catalogue_are_lists_in_an_object(
     api: httpx.AsyncClient, node: FakeNode
 ) -> None:

@@ -207,6 +207,13 @@ def test_details_go_to_the_terminal_while_links_go_to_the_pipe(served: FakeNode)
     assert str(LINK) not in seen
 
 
+def test_a_terminal_sees_what_all_sources_came_to(served: FakeNode) -> None:
+    code, seen = on_terminal(["put", "/a", "/b", "/c"])
+    assert code == 0
+    assert "3 sources: 3 put; " in seen
+    assert "0 retries" in seen
+
+
 @pytest.mark.parametrize("option", ["--quiet", "--json"])
 def test_a_terminal_sees_no_bar_when_asked_for_none(served: FakeNode, option: str) -> None:
     served.events = [Started("big.iso", 2_000_000, 1), Progress(1_000_000, 1)]
