@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -12,9 +11,7 @@ import trio
 from meshnode.dht.host import Stream
 from meshnode.errors import PeerError
 from meshnode.node.transport.libp2p_host import Libp2pHost
-from meshnode.node.transport.libp2p_upgrade import Upgrader
 from meshnode.node.transport.limits import HostLimits
-from meshnode.node.transport.native_socket import NativeSocket
 from meshnode.node.transport.yamux_frames import (
     DATA,
     FIN,
@@ -25,13 +22,12 @@ from meshnode.node.transport.yamux_frames import (
     frame,
 )
 
-from .conftest import Hosts, KeyOnly, with_hosts
+from .attacker import HEADER, IDENTITY, Attacker, attack, dial
+from .conftest import Hosts, with_hosts
 
 ECHO = "/test/echo/1"
 POUR = "/test/pour/1"
-HEADER = b"\x13/multistream/1.0.0\n"
 FAR = 0xFFFFFFFF
-ATTACKER = KeyOnly(bytes(31) + b"\xee")
 
 
 async def echo(stream: Stream) -> None:
@@ -43,41 +39,14 @@ async def pour(stream: Stream) -> None:
     await stream.write(bytes(1 << 20))
 
 
+def port_of(host: Libp2pHost) -> int:
+    return int(host.addresses()[0].rpartition("/")[2])
+
+
 async def until(condition: Callable[[], bool]) -> None:
     with trio.fail_after(20):
         while not condition():
             await trio.lowlevel.checkpoint()
-
-
-async def dial(victim: Libp2pHost, *, receive_buffer: int | None = None) -> trio.SocketStream:
-    found = trio.socket.socket()
-    if receive_buffer is not None:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    await found.connect(("127.0.0.1", int(victim.addresses()[0].rpartition("/")[2])))
-    return trio.SocketStream(found)
-
-
-class Attacker:
-    """Has shaken hands as anybody may; sends what it likes from then on, and reads nothing."""
-
-    def __init__(self, wire: NativeSocket, seal: Callable[[list[bytes]], list[bytes]]) -> None:
-        self.wire = wire
-        self._seal = seal
-
-    async def send(self, *frames: bytes) -> None:
-        for sealed in self._seal(list(frames)):
-            await self.wire.send_all(sealed, 10.0)
-
-    async def drain(self) -> None:
-        """Take bytes off the wire without a look at them."""
-        buffer = memoryview(bytearray(65536))
-        with suppress(PeerError):
-            while await self.wire.receive_into(buffer):
-                pass
-
-    async def request(self, stream: int, protocol: str) -> None:
-        proposal = HEADER + bytes([len(protocol) + 1]) + protocol.encode() + b"\n"
-        await self.send(frame(DATA, SYN, stream, len(proposal)) + proposal)
 
 
 @asynccontextmanager
@@ -88,14 +57,12 @@ async def attacked(
     victim = await hosts.open(limits)
     victim.set_handler(ECHO, echo)
     victim.set_handler(POUR, pour)
-    wire = NativeSocket(await dial(victim, receive_buffer=receive_buffer))
-    upgrader = Upgrader(ATTACKER, HostLimits(), lambda reason: None)
-    connection = await upgrader.upgrade(wire, victim.peer_id)
-    await until(lambda: ATTACKER.peer_id in victim.connected_peers())
+    attacker = await attack(port_of(victim), victim.peer_id, receive_buffer=receive_buffer)
+    await until(lambda: IDENTITY.peer_id in victim.connected_peers())
     try:
-        yield Attacker(wire, connection._session.seal), victim  # type: ignore[arg-type]
+        yield attacker, victim
     finally:
-        wire.close()
+        attacker.wire.close()
     await assert_still_serves(victim, hosts)
 
 
@@ -108,7 +75,7 @@ async def assert_still_serves(victim: Libp2pHost, hosts: Hosts) -> None:
 
 
 async def assert_disconnected(victim: Libp2pHost, reason: str) -> None:
-    await until(lambda: ATTACKER.peer_id not in victim.connected_peers())
+    await until(lambda: IDENTITY.peer_id not in victim.connected_peers())
     assert victim.counts.violations[reason] == 1
     assert victim.stats()[f"transport_violations_{reason}"] == 1
 
@@ -167,7 +134,7 @@ async def test_who_opens_more_streams_than_allowed_is_served_that_many_then_disc
                 await attacker.send(
                     b"".join(frame(WINDOW_UPDATE, SYN, first + 2 * n, 0) for n in range(32))
                 )
-                for connection in victim._connections.get(ATTACKER.peer_id, []):
+                for connection in victim._connections.get(IDENTITY.peer_id, []):
                     served = max(served, connection._serving)
         await assert_disconnected(victim, "stream_flood")
         assert served <= 8
@@ -212,7 +179,7 @@ async def assert_closed(stream: trio.SocketStream) -> None:
 async def test_who_never_speaks_is_shown_the_door(hosts: Hosts) -> None:
     victim = await hosts.open(HostLimits(negotiation_timeout=0.2))
     victim.set_handler(ECHO, echo)
-    async with await dial(victim) as silent:
+    async with await dial(port_of(victim)) as silent:
         await assert_closed(silent)
     assert victim.stats()["transport_handshakes_late"] == 1
     await assert_still_serves(victim, hosts)
@@ -223,7 +190,7 @@ async def test_a_handshake_that_trickles_in_gets_no_longer_than_one_that_does_no
     hosts: Hosts,
 ) -> None:
     victim = await hosts.open(HostLimits(negotiation_timeout=0.3))
-    async with await dial(victim) as stream, trio.open_nursery() as nursery:
+    async with await dial(port_of(victim)) as stream, trio.open_nursery() as nursery:
 
         async def trickle() -> None:
             with suppress(trio.BrokenResourceError):
@@ -251,7 +218,7 @@ async def test_a_handshake_that_trickles_in_gets_no_longer_than_one_that_does_no
 @with_hosts
 async def test_a_handshake_of_nonsense_is_ended_at_once(hosts: Hosts, nonsense: bytes) -> None:
     victim = await hosts.open(HostLimits(negotiation_timeout=60))
-    async with await dial(victim) as stream:
+    async with await dial(port_of(victim)) as stream:
         with suppress(trio.BrokenResourceError):
             await stream.send_all(nonsense)
         await assert_closed(stream)
@@ -267,7 +234,7 @@ async def test_many_half_open_connections_hold_little_and_keep_nobody_out(hosts:
         return len(os.listdir("/proc/self/fd"))
 
     before = descriptors()
-    crowd = [await dial(victim) for _ in range(200)]
+    crowd = [await dial(port_of(victim)) for _ in range(200)]
     await until(lambda: victim.counts.handshakes["displaced"] == 200 - 16)
     assert victim.stats()["transport_handshakes_pending"] == 16
     # Our own ends of them, and of the others those that wait.
