@@ -64,8 +64,7 @@ class Roles:
 
     async def _serve_hold(self, stream: Stream) -> None:
         token = await _gather(stream, TOKEN_SIZE)
-        await stream.write(b".")
-        self._record(token, await _ending(stream))
+        self._record(token, await _ending(stream, answer=b"."))
 
     async def _serve_resets(self, stream: Stream) -> None:
         await stream.read_some()
@@ -152,8 +151,7 @@ class Roles:
     async def reads_until_reset(self, open_stream: Open) -> str:
         """How a stream ends that the peer resets while we read."""
         stream = await open_stream(RESETS)
-        await stream.write(b".")
-        return await _ending(stream)
+        return await _ending(stream, answer=b".")
 
     async def writes_until_reset(self, open_stream: Open) -> str:
         """How a stream ends that the peer resets while we write."""
@@ -232,9 +230,14 @@ async def _gather(stream: Stream, size: int | None = None) -> bytes:
     return bytes(got)
 
 
-async def _ending(stream: Stream) -> str:
-    """How it ended, reading on to there: `end`, `reset`, or another error's text."""
+async def _ending(stream: Stream, *, answer: bytes = b"") -> str:
+    """How it ended, reading on to there: `end`, `reset`, or another error's text.
+
+    Writes `answer` first: the peer may have it, and have reset the stream, before that returns.
+    """
     try:
+        if answer:
+            await stream.write(answer)
         while await stream.read_some():
             pass
     except PeerError as error:
