@@ -106,8 +106,11 @@ class Repeater:
         self, peer: PeerId, keys: Iterable[bytes], position_of: Callable[[bytes], int]
     ) -> list[bytes]:
         """Those of `keys` for which `peer` is among the k nearest."""
+        wanted = list(keys)
+        if not wanted:
+            return []
         index, k = self._locator.index(), self._settings.k
-        return [key for key in keys if index.is_among_closest(peer, position_of(key), k)]
+        return [key for key in wanted if index.is_among_closest(peer, position_of(key), k)]
 
     async def repeat(self, stretch: int, stretches: int) -> None:
         """Announce and store again our records in one of equal `stretches` of the keyspace."""
