@@ -1,9 +1,10 @@
 """Whether the mesh is small enough for a full map, and whether ours is complete: pure decisions.
 
 A node *builds* its map until two members in a row had nobody to name that it did not know; then the
-map is *complete*. When it counts more members than the limit, the mesh is *large*: the map is given
-up, and lookups are iterative. A large mesh is one again when the density of our own neighbourhood
-says that it has shrunk well below the limit; members that find out late follow the others.
+map is *complete*. When it counts more members than the limit, the mesh is *large*, and lookups are
+iterative; it goes on comparing maps for some rounds, so that all others count as many, and then
+gives up the map. A large mesh is small again when the density of our own neighbourhood says that
+it has shrunk well below the limit; members that find out late follow the others.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ class Census:
         self._votes: set[PeerId] = set()
         self._agreed = 0.0
         self._large_since = 0.0
+
+    def is_dormant(self, now: float) -> bool:
+        """Whether there is no map to compare: the mesh is large, and everybody had time to know."""
+        return self.mode is Mode.LARGE and now >= self._large_since + _ROUNDS_LARGE * self._round
 
     def agreed(self, peer: PeerId, *, quiet: bool, now: float) -> None:
         """Our map and that of `peer` were made equal; `quiet`: it knew nobody we did not."""
@@ -81,7 +86,7 @@ class Census:
         `asked`: a member wants to compare maps, so it believes the mesh to be small again. Returns
         whether we build a map from now on.
         """
-        if self.mode is not Mode.LARGE or now < self._large_since + _ROUNDS_LARGE * self._round:
+        if not self.is_dormant(now):
             return False
         if members >= (self._limit if asked else _LOW * self._limit):
             return False

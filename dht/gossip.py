@@ -69,6 +69,8 @@ _LEAVE_WITHIN = 1.0
 _LEAVE_TOLD = 8
 _AUDITED = 0.25
 _CONNECTED = 0.75
+_MISSING_TRIED = 0.25
+_MISSED_FOR = 24 * 3600.0
 _DUD_COST = 20
 _STRANGERS_PER_SECOND = 1.0
 _RECORDS_PER_SECOND = 64.0
@@ -128,7 +130,7 @@ class Gossip:
         if self.census.mode is not Mode.MAP:
             return False
         # Peers that speak only the standard protocol know others that no map of ours will name.
-        foreign = sum(peer not in members for peer in table)
+        foreign = sum(peer not in members and self._contacts.is_met(peer) for peer in table)
         return 2 * foreign < self._settings.k
 
     def sizes(self) -> dict[str, int]:
@@ -219,9 +221,10 @@ class Gossip:
             self._counters.add("members_expired")
             self._news.pop(peer, None)
         self.census.looked_around(now)
-        if self.census.mode is Mode.LARGE:
-            self._is_small_again(asked=False)
+        if self.census.is_dormant(now) and not self._is_small_again(asked=False):
+            self._give_up_map()
             return True
+        await self._look_for_missing()
         partners = self._choose()
         if not partners:
             self.census.nobody_left()
@@ -272,6 +275,8 @@ class Gossip:
             self._spread(self.map.compare(bits, listing, peer, trio.current_time()).news)
         unknown = self.map.members - before - {peer}
         self.census.agreed(peer, quiet=not unknown, now=trio.current_time())
+        if self.census.mode is Mode.MAP:
+            self._counters.add("members_expired", len(self.map.forget_unconfirmed()))
 
     async def _failed(self, peer: PeerId, error: PeerError | MembershipError) -> None:
         self._counters.add("gossip_failed")
@@ -279,7 +284,7 @@ class Gossip:
         now = trio.current_time()
         if isinstance(error, PeerRefusedError):
             if error.reason == LARGE and self.census.called_large(peer, now):
-                self._give_up_map()
+                self._note_large()
             return
         if peer not in self.map.members and peer in self._contacts.table:
             # Perhaps it speaks only the standard protocol, and is none the worse for it.
@@ -314,7 +319,7 @@ class Gossip:
         if wait:
             self._counters.add("requests_over_budget")
             return Refused(BUSY, wait)
-        if self.census.mode is Mode.LARGE and not self._is_small_again(asked=True):
+        if self.census.is_dormant(now) and not self._is_small_again(asked=True):
             return Refused(LARGE)
         if self.map.meet(sender):
             self._spread([sender])
@@ -344,9 +349,8 @@ class Gossip:
         # Its own first: only whom we count can vouch for others.
         records.sort(key=lambda heard: heard[0].peer != teller)
         self._spread(record.peer for record, ttl in records if self._hear_one(record, ttl, teller))
-        now = trio.current_time()
-        if self.census.counted(len(self.map.members) + 1, now):
-            self._give_up_map()
+        if self.census.counted(len(self.map.members) + 1, trio.current_time()):
+            self._note_large()
 
     def _hear_one(self, record: PeerRecord, ttl: int, teller: PeerId) -> bool:
         """Returns whether it is news."""
@@ -427,9 +431,18 @@ class Gossip:
             await trio.sleep(_PROBE_PAUSE * self._rng.uniform(0.5, 1.5))
             await self._guarded(self._probe)
 
+    async def _look_for_missing(self) -> None:
+        """Now and then try a member that fell silent: after a split, it leads to all others."""
+        now = trio.current_time()
+        missing = self._alive(self.map.missing(now, _MISSED_FOR))
+        if missing and self._rng.random() < _MISSING_TRIED:
+            self._counters.add("missing_tried")
+            self._context.nursery.start_soon(self._compare_or_fail, self._rng.choice(missing))
+        await trio.lowlevel.checkpoint()
+
     async def _probe(self) -> bool:
         now = trio.current_time()
-        if self.census.mode is Mode.LARGE or not self.map.pending(now, 0):
+        if not self.map.pending(now, 0):
             self._stranger_came = trio.Event()
             return False
         due = self._alive(self.map.pending(now, _PROBE_AGE))
@@ -470,11 +483,14 @@ class Gossip:
 
     # --- the size of the mesh -------------------------------------------------------------------
 
-    def _give_up_map(self) -> None:
+    def _note_large(self) -> None:
         _log.info("dht_mesh_is_large", members=len(self.map.members) + 1)
         self._counters.add("map_given_up")
+
+    def _give_up_map(self) -> None:
         self.map.clear()
         self._news.clear()
+        self._suspects.clear()
 
     def _is_small_again(self, *, asked: bool) -> bool:
         estimate = self._contacts.table.estimated_size()

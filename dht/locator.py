@@ -83,13 +83,14 @@ class Locator:
 
         The table adds to the map those that speak only the standard protocol.
         """
-        pool = set(self._contacts.table)
-        if not self.knows_all:
+        pool, knows_all = set(self._contacts.table), self.knows_all
+        if not knows_all:
             for claim in self._fresh():
                 pool |= claim.known
         if self._gossip is not None:
-            is_gone = self._gossip.map.is_gone
-            pool = {peer for peer in pool if not is_gone(peer)} | self._gossip.map.members
+            is_gone, is_met = self._gossip.map.is_gone, self._contacts.is_met
+            pool = {p for p in pool if not is_gone(p) and (is_met(p) or not knows_all)}
+            pool |= self._gossip.map.members
         now, health = trio.current_time(), self._contacts.health
         return {peer for peer in pool if not health.is_down(peer, now)} - {self._own}
 

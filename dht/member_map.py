@@ -65,6 +65,16 @@ class _Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class _Gone:
+    """A record that was over once must not come back: its number, and when it ends for sure."""
+
+    peer: PeerId
+    seq: int
+    end: float
+    leaving: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Difference:
     """After a comparison: names of records to ask for, records to give, and who counts now."""
 
@@ -91,7 +101,7 @@ class MemberMap:
         self._group_of = group_of
         self._entries: dict[PeerId, _Entry] = {}
         self._by_name: dict[bytes, PeerId] = {}
-        self._gone: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        self._gone: OrderedDict[bytes, _Gone] = OrderedDict()
         self._members: frozenset[PeerId] | None = None
         self._summary: tuple[int, bytes] | None = None
 
@@ -126,6 +136,12 @@ class MemberMap:
     def unmet(self) -> list[PeerId]:
         """Members that count only because others vouch for them."""
         return [peer for peer in self.members if not self._entries[peer].met]
+
+    def missing(self, now: float, age: float) -> list[PeerId]:
+        """Peers that fell silent without a goodbye, up to `age` ago: they may be back some day."""
+        lost = [peer for peer, entry in self._entries.items() if entry.lost]
+        gone = [g.peer for g in self._gone.values() if not g.leaving and now < g.end + age]
+        return lost + [peer for peer in gone if peer not in self._entries]
 
     def teller(self, peer: PeerId) -> PeerId | None:
         """Who was first to tell of `peer`; None when unknown, or when it was `peer` itself."""
@@ -201,11 +217,19 @@ class MemberMap:
             self._drop(peer)
         return over
 
+    def forget_unconfirmed(self) -> list[PeerId]:
+        """Count no longer on members of an earlier run that nobody named; returns them."""
+        unconfirmed = [peer for peer, entry in self._entries.items() if entry.restored]
+        for peer in unconfirmed:
+            self._drop(peer)
+        return unconfirmed
+
     def clear(self) -> None:
         """Forget everybody but ourselves."""
         own = self._entries.get(self._own)
         self._entries.clear()
         self._by_name.clear()
+        self._gone.clear()
         self._changed()
         if own is not None:
             self._put(own)
@@ -278,15 +302,16 @@ class MemberMap:
     def _drop(self, peer: PeerId) -> None:
         entry, name = self._entries.pop(peer), name_of(peer)
         self._by_name.pop(name, None)
-        self._gone[name] = entry.record.seq, entry.first_heard + entry.record.lifetime
+        end = entry.first_heard + entry.record.lifetime
+        self._gone[name] = _Gone(peer, entry.record.seq, end, entry.record.leaving)
         self._gone.move_to_end(name)
         while len(self._gone) > _REMEMBERED_GONE:
             self._gone.popitem(last=False)
         self._changed()
 
     def _was_over(self, name: bytes, seq: int, now: float) -> bool:
-        newest, end = self._gone.get(name, (0, 0.0))
-        return seq < newest or (seq == newest and now >= end)
+        gone = self._gone.get(name)
+        return gone is not None and (seq < gone.seq or (seq == gone.seq and now >= gone.end))
 
     def _make_room(self, teller: PeerId) -> bool:
         """When full, whoever told of most peers that do not count loses the oldest of these."""
