@@ -1,8 +1,8 @@
 """One end of a measured connection: meshnode's host, stock py-libp2p, or plain TCP under trio.
 
 Run as a process of its own: `python -m tests.bench.transport_peers KIND` prints where it listens,
-then serves two protocols until its input ends: `drain` swallows a stream and answers with one byte
-at its end, `ping` sends 64 bytes back for every 64.
+then serves until its input ends: `drain` swallows a stream and answers with one byte at its end,
+`ping` sends 64 bytes back for every 64, and `ask` (ours alone) answers frames of a `StreamPool`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from meshnode.dht.host import Stream
 from meshnode.dht.peer_id import PeerId
 from meshnode.node.identity import Identity
 from meshnode.node.transport.libp2p_host import Libp2pHost, open_libp2p_host
+from meshnode.node.transport.streams import BufferedStream, StreamPool, open_stream_pool
 from multiaddr import Multiaddr
 
 DRAIN = "/bench/drain/1"
 PING = "/bench/ping/1"
+ASK = "/bench/ask/1"
 PING_BYTES = 64
 LISTEN = "/ip4/127.0.0.1/tcp/0"
 
@@ -77,7 +79,46 @@ async def _ours_serving() -> AsyncIterator[str]:
                 await serve(_OurPipe(stream))
 
             host.set_handler(protocol, handler)
+        host.set_handler(ASK, _answer)
         yield f"{host.peer_id} {host.addresses()[0]}"
+
+
+async def _answer(stream: Stream) -> None:
+    framed = BufferedStream(stream)
+    while not await framed.at_end():
+        await framed.write_frame(await framed.read_frame(PING_BYTES))
+
+
+class _PooledPipe:
+    """Requests through a pool: what is written is sent as one, what is read answers it."""
+
+    def __init__(self, pool: StreamPool, peer: PeerId) -> None:
+        self._pool = pool
+        self._peer = peer
+        self._answer = b""
+
+    async def write(self, data: bytes) -> None:
+        self._answer = await self._pool.request(self._peer, ASK, data, max_response=PING_BYTES)
+
+    async def read(self, max_bytes: int) -> bytes:
+        return self._answer
+
+    async def end(self) -> None:
+        return None
+
+
+@asynccontextmanager
+async def _pooled_dialling(where: str, connections: int) -> AsyncIterator[OpenPipe]:
+    name, address = where.split()
+    peer = PeerId.parse(name)
+    async with open_libp2p_host(Identity.generate()) as host:
+        host.add_addresses(peer, [address])
+        async with open_stream_pool(host, max_streams=64, max_idle=64) as pool:
+
+            async def open_pipe(number: int, protocol: str) -> Pipe:
+                return _PooledPipe(pool, peer)
+
+            yield open_pipe
 
 
 @asynccontextmanager
@@ -191,6 +232,8 @@ async def _raw_dialling(where: str, connections: int) -> AsyncIterator[OpenPipe]
 
 SERVING = {"meshnode": _ours_serving, "py-libp2p": _stock_serving, "trio TCP": _raw_serving}
 DIALLING = {"meshnode": _ours_dialling, "py-libp2p": _stock_dialling, "trio TCP": _raw_dialling}
+POOLED = _pooled_dialling
+"""As meshnode's, with every request through a `StreamPool`."""
 
 
 async def _main(kind: str) -> None:
