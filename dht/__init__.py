@@ -14,42 +14,73 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .backend import MemoryBackend, RecordBackend, Row, RowId
     from .contacts import PeerEntry
+    from .finder import ChunksAnswer
+    from .handover import HandoverReport
+    from .names import NameRecord, sign_name
+    from .notices import Notice, sign_notice
     from .publisher import AnnounceReport, PeerFailure
     from .records import ChunkRecord
     from .service import Dht, open_dht
     from .settings import MAX_VALUE_BYTES, DhtSettings
+    from .signing import Signer
+    from .trace import PeerAsked, QueryReport
     from .value_publisher import StoreReport
+    from .value_reader import ManifestAnswer, NameAnswer, NoticesAnswer
 
 __all__ = [
     "MAX_VALUE_BYTES",
     "AnnounceReport",
     "ChunkRecord",
+    "ChunksAnswer",
     "Dht",
     "DhtSettings",
+    "HandoverReport",
+    "ManifestAnswer",
     "MemoryBackend",
+    "NameAnswer",
+    "NameRecord",
+    "Notice",
+    "NoticesAnswer",
+    "PeerAsked",
     "PeerEntry",
     "PeerFailure",
+    "QueryReport",
     "RecordBackend",
     "Row",
     "RowId",
+    "Signer",
     "StoreReport",
     "open_dht",
+    "sign_name",
+    "sign_notice",
 ]
 
 _HOME_OF = {
     "MAX_VALUE_BYTES": ".settings",
     "AnnounceReport": ".publisher",
     "ChunkRecord": ".records",
+    "ChunksAnswer": ".finder",
     "Dht": ".service",
     "DhtSettings": ".settings",
+    "HandoverReport": ".handover",
+    "ManifestAnswer": ".value_reader",
     "MemoryBackend": ".backend",
+    "NameAnswer": ".value_reader",
+    "NameRecord": ".names",
+    "Notice": ".notices",
+    "NoticesAnswer": ".value_reader",
+    "PeerAsked": ".trace",
     "PeerEntry": ".contacts",
     "PeerFailure": ".publisher",
+    "QueryReport": ".trace",
     "RecordBackend": ".backend",
     "Row": ".backend",
     "RowId": ".backend",
+    "Signer": ".signing",
     "StoreReport": ".value_publisher",
     "open_dht": ".service",
+    "sign_name": ".names",
+    "sign_notice": ".notices",
 }
 
 

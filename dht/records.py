@@ -140,7 +140,7 @@ class ChunkRecords:
     def withdraw(self, publisher: PeerId, digests: Iterable[bytes]) -> int:
         """Forget `publisher`'s records of `digests`; returns how many there were."""
         share = self._shares.get(publisher)
-        present = [] if share is None else [d for d in set(digests) if d in share.chunks]
+        present = [] if share is None else [d for d in dict.fromkeys(digests) if d in share.chunks]
         for digest in present:
             self._remove(publisher, digest)
         return len(present)

@@ -142,12 +142,13 @@ class Dht:
             async with limiter:
                 await self._greet(peer)
 
-        connected = self._host.connected_peers()
+        connected = sorted(self._host.connected_peers())
         # Whom we are told of may be anybody: addresses come from invitations and the local network.
         given = [peer for peer in dict.fromkeys(peers) if peer != self._host.peer_id]
         with trio.move_on_after(_GREET_WITHIN):
             async with trio.open_nursery() as nursery:
-                for peer in {*islice(connected, _MAX_GREETED), *given[:_MAX_GREETED]}:
+                # In one order always, so that a simulation can be repeated.
+                for peer in sorted({*islice(connected, _MAX_GREETED), *given[:_MAX_GREETED]}):
                     nursery.start_soon(greet_in_turn, peer)
         await self._upkeep.refresh()
         return len(self._contacts.table)

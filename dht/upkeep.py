@@ -150,7 +150,7 @@ class Upkeep:
 
     async def _follow_connections(self) -> None:
         async with self._host.events() as events:
-            for peer in self._host.connected_peers():
+            for peer in sorted(self._host.connected_peers()):
                 self.meet_soon(peer)
             async for event in events:
                 try:
