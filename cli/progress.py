@@ -19,7 +19,11 @@ class TransferProgress:
 
     def __init__(self, verb: str, invocation: Invocation) -> None:
         self._verb = verb
+        self._invocation = invocation
         self._verbose = bool(invocation.verbose)
+        self._part = ""
+        """Where a get writes until all of it is there."""
+        self._done = 0
         self._total: int | None = 0
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -40,9 +44,21 @@ class TransferProgress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        if isinstance(error, KeyboardInterrupt) and self._part and self._done:
+            self._invocation.note(
+                f"{size(self._done)} are kept: the same command goes on from there;"
+                f" to discard them, remove {self._part}*"
+            )
 
     def on_event(self, event: dict[str, object]) -> None:
         """Show one event; of no concern when nothing is shown."""
+        match event:
+            case {"type": "partial", "path": path, "bytes_kept": int(kept), "total_bytes": total}:
+                self._part, self._done = visible(path), kept
+                if kept:
+                    self._invocation.note(f"resuming: {size(kept)} of {size(total)} already here")
+            case {"type": "progress", "bytes_done": int(done)}:
+                self._done = done
         if self._bar is None or self._task is None:
             return
         match event:

@@ -14,6 +14,7 @@ from .context import (
 from .events import (
     FileDone,
     Finished,
+    Partial,
     PeerNote,
     Progress,
     ProgressSink,
@@ -40,6 +41,7 @@ __all__ = [
     "Member",
     "Membership",
     "Outcome",
+    "Partial",
     "PeerNote",
     "Progress",
     "ProgressSink",

@@ -1,8 +1,9 @@
 """Writing a get to disk: staged beside its destination, checked, then renamed into place.
 
 Nothing appears under the wanted name before it is whole and its digest has been checked. Until then
-it lives as `.NAME.meshnode-XXXXXXXX.part` in the same folder (so that the rename is atomic), and
-goes away on any failure.
+it lives as a part in the same folder (so that the rename is atomic), with a journal of what is in
+place; see `part`. A get that is broken off may leave both to the next one, which checks what it
+takes over.
 
 Durability: with `durable` every file's data is on the disk before the rename (a file: fdatasync;
 a folder: one sync of everything), so that a power cut leaves either nothing or the whole thing
@@ -16,8 +17,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
-import stat
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,58 +25,121 @@ from blake3 import blake3
 
 from ...errors import DestinationError, IntegrityError, MeshError, QuotaError
 from .frontier import Frontier
-from .plan import GetPlan, TargetFile, TargetNode, Write
-from .target import MAX_NAME_BYTES
+from .part import Part
+from .placing import make_root, put_in_place, sync_folder
+from .plan import GetPlan, TargetFile, TargetNode, Write, folders_of
+from .sweep import sweep
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESERVE_ABOVE = 1 << 20
 
 
-class Staging:
-    """One get's place on disk, from `prepare` to `commit` or `discard`."""
+class WholeDigestError(IntegrityError):
+    """A file is complete and has not the digest its manifest says."""
 
-    def __init__(self, plan: GetPlan, target: Path, *, force: bool, durable: bool) -> None:
+
+class Staging:
+    """One get's place on disk, from `prepare` to `commit`, `leave` or `discard`.
+
+    Args:
+        identity: says of what this is a get: the same for the same link and path only.
+    """
+
+    def __init__(
+        self,
+        plan: GetPlan,
+        target: Path,
+        *,
+        force: bool,
+        durable: bool,
+        identity: bytes = bytes(32),
+    ) -> None:
         self._plan = plan
         self._target = target
         self._force = force
         self._durable = durable
-        self._path = os.fsencode(_sibling(target, "part"))
+        self._part = Part(target, identity, len(plan.chunks))
+        self._path = self._part.path
         self._frontiers: dict[int, Frontier] = {}
         self._lock = threading.Lock()
         self._root_mode = 0o700
 
-    def prepare(self) -> None:
+    @property
+    def part_path(self) -> Path:
+        """Where it is written until it is whole."""
+        return Path(os.fsdecode(self._path))
+
+    @property
+    def holds_something(self) -> bool:
+        """Whether a later get could go on from here."""
+        return self._part.holds_something
+
+    def prepare(self) -> Sequence[int]:
         """Make the folders, reserve the space of large files, make the empty ones.
+
+        Returns:
+            Chunks that an earlier get says to have put into place; to be checked by `recheck`.
 
         Raises:
             QuotaError: the disk has not enough room; says how much is needed and free.
-            DestinationError: not writable.
+            DestinationError: not writable, or another get is at work on the same.
         """
         with self._explained():
+            self._part.open(is_tree=self._plan.is_tree)
             self._check_room()
             if self._plan.is_tree:
-                os.mkdir(self._path)
-                self._root_mode = stat.S_IMODE(os.lstat(self._path).st_mode)
-                os.chmod(self._path, 0o700)  # nobody looks into what is half there
-                self._make_folders()
+                self._root_mode = make_root(self._path)
+                sweep(self._path, self._plan)
+                for path in sorted(folders_of(self._plan)):
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(self._at(path), 0o700)
             for index, file in enumerate(self._plan.files):
                 if file.pieces == 0:
-                    self._finish_file(index, self._open(file, os.O_EXCL), blake3().digest())
+                    self._finish_file(index, self._open(file), blake3().digest())
                 elif file.size >= _RESERVE_ABOVE:
                     self._reserve(file)
+        return sorted(self._part.records)
 
-    def write(self, writes: Sequence[Write], plain: bytes) -> None:
+    def recheck(self, chunk: int) -> bool:
+        """Whether what an earlier get put into place for a chunk is there still; if so it counts as
+        written. May run in many threads, before the first `write`.
+
+        Raises:
+            WholeDigestError: as `write`.
+        """
+        writes = self._plan.writes[chunk]
+        with self._explained():
+            found = [self._read_back(write) for write in writes]
+            ranges = _ranges(writes, found)
+            same = all(
+                data == ranges.get((write.chunk_offset, write.length))
+                for write, data in zip(writes, found, strict=True)
+            )
+            views = [memoryview(ranges[key] or b"") for key in sorted(ranges)]
+            if not same or self._part.tagger.tag(chunk, views) != self._part.records[chunk]:
+                self._part.forget(chunk)
+                return False
+            for write, data in zip(writes, found, strict=True):
+                fd = self._open(self._plan.files[write.file])
+                self._count(fd, write, memoryview(data or b""))
+        return True
+
+    def write(self, chunk: int, plain: bytes) -> None:
         """Put an opened chunk's bytes into place; a file whose last bytes these were is checked
         and finished.
 
         Raises:
-            IntegrityError: a finished file has not the digest its manifest says.
+            WholeDigestError: a finished file has not the digest its manifest says.
             QuotaError, DestinationError: the disk said no.
         """
         view = memoryview(plain)
+        writes = self._plan.writes[chunk]
+        ranges = {(w.chunk_offset, w.length): view[w.chunk_offset :][: w.length] for w in writes}
         with self._explained():
+            tag = self._part.tagger.tag(chunk, [ranges[key] for key in sorted(ranges)])
             for write in writes:
-                self._write_one(write, view[write.chunk_offset :][: write.length])
+                self._write_one(write, ranges[write.chunk_offset, write.length])
+            self._part.record(chunk, tag)
 
     def finish(self) -> None:
         """All bytes are written: make symlinks, set folder modes and times."""
@@ -112,28 +174,44 @@ class Staging:
     def commit(self) -> None:
         """Rename into place."""
         with self._explained():
-            self._rename()
+            put_in_place(self._path, self._target, is_tree=self._plan.is_tree, force=self._force)
+            self._part.end()
             if self._durable:
-                _sync_folder(self._target.parent)
+                sync_folder(self._target.parent)
+
+    def leave(self) -> None:
+        """Break off, and keep what is in place for a later get; nothing, if nothing is."""
+        if self._part.holds_something:
+            self._part.close()
+        else:
+            self._part.remove()
 
     def discard(self) -> None:
         """Remove whatever is there. Never raises for what is already gone."""
-        with contextlib.suppress(FileNotFoundError):
-            if self._plan.is_tree:
-                _remove_tree(self._path)
-            else:
-                os.unlink(self._path)
+        self._part.remove()
 
     # --- files --------------------------------------------------------------------------------
 
     def _at(self, relative: bytes) -> bytes:
         return os.path.join(self._path, relative) if relative else self._path
 
-    def _open(self, file: TargetFile, flags: int = 0) -> int:
-        return os.open(self._at(file.path), _CREATE | flags, 0o600)
+    def _open(self, file: TargetFile) -> int:
+        return os.open(self._at(file.path), _CREATE, 0o600)
+
+    def _read_back(self, write: Write) -> bytes | None:
+        """What lies where `write` should have gone; None when there is no such file."""
+        try:
+            path = self._at(self._plan.files[write.file].path)
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            return pread_all(fd, write.length, write.file_offset)
+        finally:
+            os.close(fd)
 
     def _reserve(self, file: TargetFile) -> None:
-        fd = self._open(file, os.O_EXCL)
+        fd = self._open(file)
         try:
             os.posix_fallocate(fd, 0, file.size)
         except OSError as error:
@@ -148,6 +226,15 @@ class Staging:
         fd = self._open(file)
         try:
             _pwrite_all(fd, data, write.file_offset)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._count(fd, write, data)
+
+    def _count(self, fd: int, write: Write, data: memoryview) -> None:
+        """A slice is in place: hash it when its turn comes, finish its file. Closes `fd`."""
+        file = self._plan.files[write.file]
+        try:
             digest = self._digest_after(fd, file, write, data)
         except BaseException:
             os.close(fd)
@@ -173,7 +260,7 @@ class Staging:
         try:
             if digest != file.digest:
                 shown = file.path.decode("utf-8", "backslashreplace") or self._target.name
-                raise IntegrityError(
+                raise WholeDigestError(
                     f"{shown!r} does not have the digest its manifest says, although every chunk "
                     "of it does: the manifest is wrong.",
                     hint="Ask whoever made the link to put the file again.",
@@ -188,48 +275,21 @@ class Staging:
 
     # --- the tree -----------------------------------------------------------------------------
 
-    def _make_folders(self) -> None:
-        needed = {folder.path for folder in self._plan.folders if folder.path}
-        paths = [file.path for file in self._plan.files]
-        paths += [node.path for node in (*self._plan.symlinks, *self._plan.folders)]
-        for path in paths:
-            parent = path.rpartition(b"/")[0]
-            while parent and parent not in needed:
-                needed.add(parent)
-                parent = parent.rpartition(b"/")[0]
-        for path in sorted(needed):
-            os.mkdir(self._at(path), 0o700)
-
     def _make_symlink(self, link: TargetNode) -> None:
         path = self._at(link.path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
         os.symlink(link.target or b"", path)
         os.utime(path, ns=(link.mtime_ns, link.mtime_ns), follow_symlinks=False)
 
     def _check_room(self) -> None:
         room = os.statvfs(self._target.parent)
         free = room.f_bavail * room.f_frsize
-        if self._plan.total_bytes > free:
+        here = sum(
+            write.length for chunk in self._part.records for write in self._plan.writes[chunk]
+        )
+        if self._plan.total_bytes - here > free:
             raise self._disk_full(free)
-
-    def _rename(self) -> None:
-        target = os.fsencode(self._target)
-        if self._force and self._plan.is_tree and os.path.lexists(target):
-            self._swap_tree(target)
-        elif self._force or self._plan.is_tree or not _link_into_place(self._path, target):
-            # A folder's rename refuses by itself to replace anything but an empty folder.
-            if not self._force and os.path.lexists(target):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self._target))
-            os.rename(self._path, target)
-
-    def _swap_tree(self, target: bytes) -> None:
-        old = os.fsencode(_sibling(self._target, "old"))
-        os.rename(target, old)
-        try:
-            os.rename(self._path, target)
-        except OSError:
-            os.rename(old, target)
-            raise
-        _remove_tree(old)
 
     # --- errors -------------------------------------------------------------------------------
 
@@ -262,54 +322,26 @@ class Staging:
         )
 
 
-def _sibling(target: Path, suffix: str) -> Path:
-    tail = f".meshnode-{secrets.token_hex(4)}.{suffix}"
-    stem = os.fsencode(target.name)[: MAX_NAME_BYTES - len(tail) - 1]
-    return target.parent / f".{os.fsdecode(stem)}{tail}"
-
-
-def _link_into_place(staged: bytes, target: bytes) -> bool:
-    """Give the file its name only if the name is free, in one step; False: not possible here."""
-    if not stat.S_ISREG(os.lstat(staged).st_mode):
-        return False
-    try:
-        os.link(staged, target)
-    except FileExistsError:
-        raise
-    except OSError:
-        return False  # a file system without hard links
-    os.unlink(staged)
-    return True
-
-
 def _pwrite_all(fd: int, data: memoryview, offset: int) -> None:
     while data:
         written = os.pwrite(fd, data, offset)
         data, offset = data[written:], offset + written
 
 
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def pread_all(fd: int, length: int, offset: int) -> bytes:
+    """Up to `length` bytes; fewer only at the end of the file."""
+    parts = []
+    while length and (part := os.pread(fd, length, offset)):
+        parts.append(part)
+        length, offset = length - len(part), offset + len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _remove_tree(root: bytes) -> None:
-    """Remove a tree of any depth (`shutil.rmtree` recurses), also folders made read-only by their
-    manifest. Links in it are removed, never followed; what is no folder itself is only unlinked."""
-    if not stat.S_ISDIR(os.lstat(root).st_mode):
-        os.unlink(root)
-        return
-    folders = [root]
-    for folder in folders:  # grows while it is walked
-        os.chmod(folder, 0o700)
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                else:
-                    os.unlink(entry.path)
-    for folder in reversed(folders):
-        os.rmdir(folder)
+def _ranges(
+    writes: Sequence[Write], found: Sequence[bytes | None]
+) -> dict[tuple[int, int], bytes | None]:
+    """The different ranges of a chunk that are used, each as it was found first."""
+    ranges: dict[tuple[int, int], bytes | None] = {}
+    for write, data in zip(writes, found, strict=True):
+        ranges.setdefault((write.chunk_offset, write.length), data)
+    return ranges

@@ -99,7 +99,25 @@ class Finished:
         }
 
 
-TransferEvent = Started | Progress | FileDone | PeerNote | Finished
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """A get writes to `path` until all of it is there; when it is broken off, the next get of the
+    same goes on from what is in place. `bytes_kept` are in place already from an earlier one."""
+
+    path: str
+    bytes_kept: int
+    total_bytes: int
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "type": "partial",
+            "path": self.path,
+            "bytes_kept": self.bytes_kept,
+            "total_bytes": self.total_bytes,
+        }
+
+
+TransferEvent = Started | Partial | Progress | FileDone | PeerNote | Finished
 ProgressSink = Callable[[TransferEvent], None]
 
 

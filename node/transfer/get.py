@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import trio
+from blake3 import blake3
 
+from ...errors import MeshError
 from ..content import Link, Manifest
 from .context import TransferContext
-from .destination import Staging
 from .download import Fetcher
 from .events import Finished, ProgressMeter, ProgressSink, Started, ignore_events
-from .failures import task_group
 from .pipeline import thread_count
 from .plan import GetPlan, ReadPlan, plan_get, plan_read
+from .put_trace import broken_off, keep
 from .report import GetReport
 from .resolve import Resolver
-from .stream import open_stream
+from .stream import SeekableReader, open_reader, open_stream
 from .target import choose_target
+from .tracing import Tracer
+from .writing import Writer
 
 _T = TypeVar("_T")
-
-_FLUSH_BYTES = 128 << 20
+_R = TypeVar("_R")
+_Opener = Callable[[Fetcher, Callable[[], Awaitable[ReadPlan]]], AbstractAsyncContextManager[_R]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +63,65 @@ class Getter:
     ) -> GetReport:
         """Write what `link` names to `destination` (into it, when it is a folder).
 
-        Either everything is there in the end, verified, or nothing is.
+        Either everything is there in the end, verified, or nothing is under the wanted name. What
+        a get that was broken off (cancelled, killed, left without holders) had written is kept
+        beside it, and checked and taken over by the next get of the same to the same place.
 
         Raises:
             NotFoundError, WrongKeyError, LinkError, FormatError: see `Resolver.resolve`.
-            DestinationError, QuotaError: nothing can be written there.
+            DestinationError, QuotaError: nothing can be written there, or another get of the same
+                is at work there.
             TransferError: a chunk could not be had; names chunks, peers and answers
                 (NotFoundError when everybody answered and nobody has it any more).
         """
+        tracer = Tracer("get")
+        tracer.root = link.digest
+        try:
+            report = await self._get(link, destination, options, progress, tracer)
+        except BaseException as error:
+            known = error if isinstance(error, MeshError) else None
+            await keep(self._ctx.traces, broken_off(tracer, known))
+            raise
+        await keep(self._ctx.traces, tracer.finish("done"))
+        return report
+
+    async def _get(
+        self,
+        link: Link,
+        destination: Path,
+        options: GetOptions,
+        progress: ProgressSink,
+        tracer: Tracer,
+    ) -> GetReport:
         began = trio.current_time()
         meter = ProgressMeter(progress)
-        fetcher = Fetcher(self._ctx, meter, self._threads, keep=options.keep)
-        manifest = await Resolver(self._ctx, fetcher, self._threads).resolve(link)
-        plan = await self._in_thread(partial(plan_get, manifest, options.path))
+        fetcher = Fetcher(self._ctx, meter, self._threads, keep=options.keep, tracer=tracer)
+        with tracer.phase("resolving"):
+            manifest = await Resolver(self._ctx, fetcher, self._threads).resolve(link)
+            plan = await self._in_thread(partial(plan_get, manifest, options.path))
         name = options.path.rpartition(b"/")[2] if options.path else manifest.name
         target = await self._in_thread(
             partial(choose_target, destination, name, is_tree=plan.is_tree, force=options.force)
         )
+        tracer.name, tracer.size = os.fsdecode(name), plan.total_bytes
         meter.tell(Started(os.fsdecode(name), plan.total_bytes, len(plan.files)))
-        staging = Staging(plan, target, force=options.force, durable=options.durable)
-        await self._write(plan, staging, fetcher, meter)
+        writer = Writer(
+            plan,
+            target,
+            fetcher,
+            meter,
+            self._threads,
+            identity=_identity(link, options.path),
+            force=options.force,
+            durable=options.durable,
+        )
+        await writer.write()
         seconds = trio.current_time() - began
         meter.flush()
         meter.tell(Finished(os.fsdecode(name), "done", seconds))
         tally = fetcher.tally
+        tracer.counts["chunks"] = len(plan.chunks)
+        tracer.counts["bytes_from_store"] = tally.from_store
         return GetReport(
             link=link,
             path=target,
@@ -92,38 +130,14 @@ class Getter:
             files=len(plan.files),
             chunks=len(plan.chunks),
             bytes_from_store=tally.from_store,
+            bytes_kept=writer.bytes_kept,
             bytes_from_peers=dict(tally.from_peers),
             retries=tally.retries,
+            hedges=tally.hedges,
+            moved=tally.moved,
             corrupt=tally.corrupt,
             seconds=seconds,
         )
-
-    async def _write(
-        self, plan: GetPlan, staging: Staging, fetcher: Fetcher, meter: ProgressMeter
-    ) -> None:
-        try:
-            await self._in_thread(staging.prepare)
-            async with task_group() as tasks:
-                flushing = _FlushAlong(staging, tasks)
-
-                def consume(index: int, plain: bytes) -> None:
-                    staging.write(plan.writes[index], plain)
-
-                def deliver(index: int, _: object) -> None:
-                    written = sum(write.length for write in plan.writes[index])
-                    meter.advance(nbytes=written, chunks=1)
-                    flushing.written(written)
-
-                await fetcher.fetch(plan.chunks, consume, deliver=deliver)
-                await self._in_thread(staging.finish)
-            await _flush(staging)
-            await self._in_thread(staging.commit)
-        except BaseException:
-            # Also when cancelled: no thread writes any more (they are waited for), so what is
-            # there can go.
-            with trio.CancelScope(shield=True):
-                await self._in_thread(staging.discard)
-            raise
 
     async def open(self, link: Link) -> Manifest:
         """The manifest of `link`, to list it or to look something up.
@@ -147,44 +161,54 @@ class Getter:
             offset: first byte wanted; beyond the end gives nothing.
             length: how many at most; None for all.
         """
-        fetcher = Fetcher(self._ctx, ProgressMeter(ignore_events), self._threads)
-        resolver = Resolver(self._ctx, fetcher, self._threads)
+        return self._traced(link, partial(_plan_read, path, offset, length), open_stream)
+
+    def reader(
+        self, link: Link, path: bytes | None = None
+    ) -> AbstractAsyncContextManager[SeekableReader]:
+        """A file to be read from any place; whoever seeks has what lies elsewhere cancelled.
+
+        Raises:
+            As `stream`.
+        """
+        return self._traced(link, partial(_plan_read, path, 0, None), open_reader)
+
+    @asynccontextmanager
+    async def _traced(
+        self, link: Link, choose: Callable[[Manifest], ReadPlan], opener: _Opener[_R]
+    ) -> AsyncGenerator[_R]:
+        tracer = Tracer("stream")
+        tracer.root = link.digest
+        fetcher = Fetcher(self._ctx, ProgressMeter(ignore_events), self._threads, tracer=tracer)
 
         async def plan() -> ReadPlan:
-            return plan_read(await resolver.resolve(link), path, offset, length)
+            with tracer.phase("resolving"):
+                manifest = await Resolver(self._ctx, fetcher, self._threads).resolve(link)
+            tracer.name = os.fsdecode(manifest.name)
+            decided = choose(manifest)
+            tracer.size = decided.total_bytes
+            return decided
 
-        return open_stream(fetcher, plan)
+        try:
+            async with opener(fetcher, plan) as reader:
+                yield reader
+        except BaseException as error:
+            known = error if isinstance(error, MeshError) else None
+            await keep(self._ctx.traces, broken_off(tracer, known))
+            raise
+        await keep(self._ctx.traces, tracer.finish("done"))
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         return await trio.to_thread.run_sync(work, limiter=self._threads)
 
 
-class _FlushAlong:
-    """Has a large get written to the disk while the rest is still on its way, so that little is
-    left to wait for at the end. One flush at a time."""
-
-    def __init__(self, staging: Staging, tasks: trio.Nursery) -> None:
-        self._staging = staging
-        self._tasks = tasks
-        self._pending = 0
-        self._running = False
-
-    def written(self, nbytes: int) -> None:
-        self._pending += nbytes
-        if self._pending >= _FLUSH_BYTES and not self._running:
-            self._pending = 0
-            self._running = True
-            self._tasks.start_soon(self._run)
-
-    async def _run(self) -> None:
-        await _flush(self._staging)
-        self._running = False
+def _plan_read(path: bytes | None, offset: int, length: int | None, manifest: Manifest) -> ReadPlan:
+    return plan_read(manifest, path, offset, length)
 
 
-async def _flush(staging: Staging) -> None:
-    # Not in the transfer's own threads, which would all end up waiting for the disk; and not
-    # waited for when cancelled, because it may take long and leaves nothing behind.
-    await trio.to_thread.run_sync(staging.flush, abandon_on_cancel=True)
+def _identity(link: Link, path: bytes | None) -> bytes:
+    """Of what a get is: the root decides every byte, the path which of them."""
+    return blake3(link.digest + (path or b"")).digest()
 
 
 def _kind(plan: GetPlan) -> Literal["file", "folder", "symlink"]:

@@ -154,6 +154,19 @@ def _finish(
     return GetPlan(is_tree, build.files, folders, symlinks, build.chunks, build.writes, build.total)
 
 
+def folders_of(plan: GetPlan) -> set[bytes]:
+    """Paths of all folders to make below the root: those of the plan, and those above its files."""
+    needed = {folder.path for folder in plan.folders if folder.path}
+    paths = [file.path for file in plan.files]
+    paths += [node.path for node in (*plan.symlinks, *plan.folders)]
+    for path in paths:
+        parent = path.rpartition(b"/")[0]
+        while parent and parent not in needed:
+            needed.add(parent)
+            parent = parent.rpartition(b"/")[0]
+    return needed
+
+
 def plan_read(
     manifest: Manifest, path: bytes | None, offset: int = 0, length: int | None = None
 ) -> ReadPlan:

@@ -188,8 +188,14 @@ class GetReport:
     files: int
     chunks: int
     bytes_from_store: int
+    bytes_kept: int = 0
+    """Of the content, in place already from a get that was broken off."""
     bytes_from_peers: Mapping[PeerId, int] = field(default_factory=dict)
     retries: int = 0
+    hedges: int = 0
+    """Requests beside another one for the same chunk, because that one was late."""
+    moved: int = 0
+    """Requests taken from a slow peer and given to another."""
     corrupt: int = 0
     """Chunks a peer sent that were not what they should be."""
     seconds: float = 0.0
@@ -203,8 +209,11 @@ class GetReport:
             "files": self.files,
             "chunks": self.chunks,
             "bytes_from_store": self.bytes_from_store,
+            "bytes_kept": self.bytes_kept,
             "bytes_from_peers": {str(p): n for p, n in self.bytes_from_peers.items()},
             "retries": self.retries,
+            "hedges": self.hedges,
+            "moved": self.moved,
             "corrupt": self.corrupt,
             "seconds": round(self.seconds, 3),
         }

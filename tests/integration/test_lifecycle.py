@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import random
@@ -52,7 +53,7 @@ def test_detach_returns_when_the_node_serves_and_stop_ends_it(tmp_path: Path) ->
     assert not psutil.pid_exists(status["pid"])
 
 
-def test_ctrl_c_during_a_get_leaves_no_half_file_and_no_process(
+def test_ctrl_c_during_a_get_leaves_no_process_and_what_the_next_get_goes_on_from(
     tmp_path: Path,
 ) -> None:
     source = tmp_path / "large"
@@ -64,10 +65,10 @@ def test_ctrl_c_during_a_get_leaves_no_half_file_and_no_process(
         process = _interrupt_when_working(mesh[2], target, "get", link, "-o", str(target))
         assert process.returncode == 130
         mesh[2].must("status")  # the node itself is unharmed
-        assert list(target.parent.iterdir()) == []
+        _assert_resumes(mesh[2], link, source, target)
 
 
-def test_ctrl_c_with_an_embedded_node_leaves_nothing_behind(mesh: Testnet, tmp_path: Path) -> None:
+def test_a_get_by_an_embedded_node_goes_on_after_ctrl_c(mesh: Testnet, tmp_path: Path) -> None:
     source = tmp_path / "large"
     _fill(source, 192)
     with open_testnet(1, config={"storage.replication": "1"}) as other:
@@ -79,7 +80,16 @@ def test_ctrl_c_with_an_embedded_node_leaves_nothing_behind(mesh: Testnet, tmp_p
         target.parent.mkdir()
         process = _interrupt_when_working(guest, target, "get", link, "-o", str(target))
         assert process.returncode == 130
-        assert list(target.parent.iterdir()) == []
+        _assert_resumes(guest, link, source, target)
+
+
+def _assert_resumes(node: TestnetNode, link: str, source: Path, target: Path) -> None:
+    """What an interrupted get left is taken over by the next one, which leaves nothing else."""
+    assert {path.suffix for path in target.parent.iterdir()} == {".part", ".journal"}
+    report = json.loads(node.must("--json", "get", link, "-o", target))
+    assert 0 < report["bytes_kept"] < source.stat().st_size
+    assert filecmp.cmp(source, target, shallow=False)
+    assert list(target.parent.iterdir()) == [target]
 
 
 def _fill(path: Path, mebibytes: int) -> None:
@@ -91,7 +101,7 @@ def _fill(path: Path, mebibytes: int) -> None:
 def _interrupt_when_working(
     node: TestnetNode, target: Path, *arguments: str
 ) -> subprocess.Popen[bytes]:
-    """Run a command, send it SIGINT as soon as its temporary file appears, wait for its end."""
+    """Run a get, send it SIGINT as soon as some chunks are in place, wait for its end."""
     process = subprocess.Popen(
         [*MESHNODE, *arguments],
         env=node.environment(),
@@ -100,11 +110,12 @@ def _interrupt_when_working(
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    while not any(target.parent.iterdir()):
+    while not any(path.stat().st_size > 500 for path in target.parent.glob(".*.journal")):
         assert process.poll() is None, "the transfer ended before it could be interrupted"
         os.sched_yield()
     process.send_signal(signal.SIGINT)
     _out, err = process.communicate(timeout=20)
     assert b"Traceback" not in err, err
+    assert b"are kept: the same command goes on" in err
     assert not target.exists()
     return process
