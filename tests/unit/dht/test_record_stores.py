@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
 import pytest
 import trio
@@ -213,3 +214,22 @@ async def test_changes_that_could_not_be_written_stay_pending_in_order() -> None
     await rows.flush()
     assert [row[3] for row in backend.rows.values()] == [b"new"]
     assert counters["flush_failures"] == 1
+
+
+def test_a_record_of_three_holders_takes_less_than_two_hundred_bytes_of_memory() -> None:
+    records, rows, _, _ = chunk_records()
+    # What waits to be written is another matter, and soon gone.
+    rows.save = lambda *row: None  # type: ignore[method-assign]
+    rng = random.Random(2)
+    digests = [rng.randbytes(32) for _ in range(4000)]
+    tracemalloc.start()
+    try:
+        for peer in (A, B, C):
+            for i, digest in enumerate(digests):
+                # Every announcement brings a copy of its own.
+                keep(records, peer, bytes(bytearray(digest)), expires=NOW + i)
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert used / len(records) < 200
+    assert len(records) == 12_000
