@@ -20,6 +20,7 @@ class MeteredStream:
 
     def __init__(self, stream: Stream, on_read: Callable[[], None] = lambda: None) -> None:
         self._stream = stream
+        self._direct = stream.read_into if isinstance(stream, ReadsInto) else None
         self._on_read = on_read
         self.bytes_read = 0
         self.bytes_written = 0
@@ -42,8 +43,8 @@ class MeteredStream:
 
     async def read_into(self, target: memoryview) -> int:
         """As `read_some`, into `target`; without a copy in between if the stream can."""
-        if isinstance(self._stream, ReadsInto):
-            size = await self._stream.read_into(target)
+        if self._direct is not None:
+            size = await self._direct(target)
         else:
             data = await self._stream.read_some(len(target))
             size = len(data)

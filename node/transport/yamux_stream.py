@@ -108,8 +108,9 @@ class YamuxStream:
             del chunks[0]
             data = bytes(first)
         else:
+            # What is large stays where it is for `read_into`, when something small comes before it.
             parts, left = [], max_bytes
-            while chunks and left:
+            while chunks and left and not (parts and len(chunks[0]) >= _COALESCED):
                 part = self._shift(left)
                 parts.append(part)
                 left -= len(part)

@@ -238,7 +238,7 @@ def _worst(shapes: list[list[Throughput]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--mib", type=int, default=192, help="MiB moved in each run")
+    parser.add_argument("--mib", type=int, default=128, help="MiB moved in each run")
     parser.add_argument("--times", type=int, default=3, help="runs of each row; the median counts")
     parser.add_argument("--requests", type=int, default=4000, help="of each latency row")
     parser.add_argument("--kind", choices=KINDS, action="append", help="only this (repeatable)")

@@ -512,6 +512,22 @@ def test_large_pieces_are_kept_without_a_copy() -> None:
     assert stream.read_into(memoryview(target)) is None
 
 
+def test_small_pieces_are_read_together_and_large_ones_by_themselves() -> None:
+    core = server()
+    stream = accepted(core)
+    large = bytes(60_000)
+    pieces = [b"a" * 5000, b"b" * 6000, large, b"c" * 7000, large, large]
+    for piece in pieces:
+        core.receive([frame(DATA, 0, 1, len(piece)), piece])
+    first = stream.read(1 << 20)
+    assert first == pieces[0] + pieces[1]
+    assert stream.read(1 << 20) is large, "not copied"
+    target = bytearray(70_000)
+    assert stream.read_into(memoryview(target)) == 70_000
+    assert target == (pieces[3] + large + large)[:70_000]
+    assert stream.read(1 << 20) == large[3000:]
+
+
 def flood(core: YamuxCore) -> None:
     for stream_id in range(1, 100, 2):
         core.receive(frame(WINDOW, SYN, stream_id, 0))
