@@ -38,15 +38,18 @@ class AddressBook:
     """Where peers listen; bounded per peer and in peers.
 
     First the address that answered last, which what others say can never displace; then the
-    newest.
+    newest. Nor do peers that are only talked about displace one that has answered: they go first.
     """
 
     def __init__(self, own: PeerId, *, per_peer: int = 16, peers: int = _MAX_PEERS) -> None:
         self._own = own
         self._per_peer = per_peer
         self._peers = peers
-        self._known: OrderedDict[PeerId, list[str]] = OrderedDict()
+        self._known: dict[PeerId, list[str]] = {}
         self._answered: dict[PeerId, str] = {}
+        # Each known peer is in one of these; the one heard of longest ago is first.
+        self._hearsay: OrderedDict[PeerId, None] = OrderedDict()
+        self._met: OrderedDict[PeerId, None] = OrderedDict()
 
     def add(self, peer: PeerId, addresses: Iterable[str]) -> bool:
         """Remember sound addresses of `peer`; returns whether one of them was new.
@@ -62,12 +65,18 @@ class AddressBook:
         before = self._known.get(peer, [])
         answered = [self._answered[peer]] if peer in self._answered else []
         merged = list(dict.fromkeys([*answered, *sound, *before]))
-        self._known[peer] = merged[: self._per_peer]
-        self._known.move_to_end(peer)
-        if len(self._known) > self._peers:
-            forgotten, _ = self._known.popitem(last=False)
-            self._answered.pop(forgotten, None)
+        self._remember(peer, merged[: self._per_peer])
         return any(address not in before for address in sound)
+
+    def _remember(self, peer: PeerId, addresses: list[str]) -> None:
+        self._known[peer] = addresses
+        order = self._met if peer in self._answered else self._hearsay
+        order[peer] = None
+        order.move_to_end(peer)
+        if len(self._known) > self._peers:
+            forgotten, _ = (self._hearsay or self._met).popitem(last=False)
+            del self._known[forgotten]
+            self._answered.pop(forgotten, None)
 
     def _sound(self, peer: PeerId, addresses: Iterable[str]) -> Iterable[str]:
         for _, text in zip(range(self._per_peer), addresses, strict=False):
@@ -83,4 +92,5 @@ class AddressBook:
         known: Sequence[str] = self._known.get(peer, ())
         if address in known:
             self._answered[peer] = address
-            self._known[peer] = [address, *(other for other in known if other != address)]
+            self._hearsay.pop(peer, None)
+            self._remember(peer, [address, *(other for other in known if other != address)])

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import structlog
 import trio
 
 from ...dht.peer_id import PeerId
@@ -22,6 +23,8 @@ DialOne = Callable[[PeerId, str], Awaitable[None]]
 """Dials one address and returns when the connection is up; PeerError when it does not."""
 
 _MAX_REMEMBERED_FAILURES = 4096
+
+_log = structlog.get_logger(__name__)
 
 
 class Backoff:
@@ -106,11 +109,23 @@ class Dialler:
         if flight.error:
             raise PeerError(flight.error)
 
+    def connected(self, peer: PeerId) -> None:
+        """A connection to `peer` is up that it has made: nobody has to wait or to back off.
+
+        A dial under way goes on. If it is ended here as the peer's is ended there, none is left.
+        """
+        self.backoff.clear(peer)
+        if (flight := self._flights.get(peer)) is not None:
+            flight.error = ""
+            flight.done.set()
+
     async def _fly(self, peer: PeerId, flight: _Flight) -> None:
         flight.error = f"The dial to peer {peer.short} was given up: the host is closing."
         try:
             error = await self._try_addresses(peer)
-            if self._is_connected(peer):  # by this dial, or because the peer dialled us meanwhile
+            if flight.done.is_set():
+                return  # it had dialled us meanwhile, whatever has become of that
+            if self._is_connected(peer):
                 flight.error = ""
                 self.backoff.clear(peer)
             else:
@@ -157,6 +172,10 @@ class Dialler:
             await self._dial_one(peer, address)
         except PeerError as error:
             attempts.failures.append(f"{address} {error.message}")
+            failed.set()
+        except Exception:  # noqa: BLE001 - task boundary: an address costs itself, not the host
+            _log.warning("dial_crashed", peer=str(peer), address=address, exc_info=True)
+            attempts.failures.append(f"{address} failed in a way nobody foresaw; see the log")
             failed.set()
         else:
             attempts.connected = address

@@ -24,7 +24,8 @@ from .interfaces import concrete_addresses
 from .libp2p_choice import preferred, superfluous
 from .libp2p_connection import HandlerCounts, Libp2pConnection
 from .libp2p_handshakes import PendingHandshakes
-from .libp2p_listen import bind_all, check_announced, os_reason, socket_address
+from .libp2p_listen import bind_all, check_announced, socket_address
+from .libp2p_tcp import open_tcp
 from .libp2p_upgrade import Upgrader
 from .limits import HostLimits
 from .native_socket import NativeSocket
@@ -36,6 +37,10 @@ from .strangers import Gate
 __all__ = ["HostIdentity", "Libp2pHost", "open_libp2p_host"]
 
 _log = structlog.get_logger(__name__)
+
+_RESOLVERS = 4
+"""Threads that wait for name servers. Names come from anybody, and the threads for the disk must
+not be the ones that wait for them."""
 
 
 class Libp2pHost:
@@ -70,6 +75,7 @@ class Libp2pHost:
         self._connected: frozenset[PeerId] = frozenset()
         self._gate: Gate | None = None
         self._inbound = 0
+        self._resolvers = trio.CapacityLimiter(_RESOLVERS)
         self._handshakes = PendingHandshakes(
             limits.max_pending_handshakes, limits.negotiation_timeout, self.counts.handshakes
         )
@@ -226,12 +232,7 @@ class Libp2pHost:
         return any(connection.usable for connection in self._connections.get(peer, ()))
 
     async def _dial_one(self, peer: PeerId, address: str) -> None:
-        _, _, name, _, port = address.split("/")
-        try:
-            stream = await trio.open_tcp_stream(name, int(port))
-        except OSError as error:
-            raise PeerError(os_reason(error)) from error
-        wire = NativeSocket(stream)
+        wire = NativeSocket(await open_tcp(address, self._resolvers))
         try:
             connection = await self._upgrade(wire, peer, address)
             await self._nursery.start(partial(connection.run, self._opened, self._forget))
@@ -269,11 +270,12 @@ class Libp2pHost:
         known.append(connection)
         if self._gate is not None and not self._gate.trusts(peer):
             connection.distrust()
+        self._dialler.backoff.clear(peer)
         if connection.inbound:
             self._inbound += 1
+            self._dialler.connected(peer)
             if self._gate is None:
                 self._nursery.start_soon(self._get_acquainted, connection)
-        self._dialler.backoff.clear(peer)
         if len(known) == 1:
             self._connected = frozenset(self._connections)
             self._hub.publish(ConnectionEvent(peer, connected=True))

@@ -101,3 +101,15 @@ def test_no_text_breaks_the_book(texts: list[str]) -> None:
     book = AddressBook(ME)
     book.add(PEER, texts)
     assert book.get(PEER) in ([], ["/ip4/1.2.3.4/tcp/5"])
+
+
+def test_peers_only_talked_about_never_displace_one_that_answered() -> None:
+    book = AddressBook(ME, peers=10)
+    where = "/ip4/192.0.2.1/tcp/4710"
+    friend = PeerId.from_ed25519(bytes([200]) * 32)
+    book.add(friend, [where])
+    book.prefer(friend, where)
+    for number in range(1, 100):
+        book.add(PeerId.from_ed25519(bytes([number]) * 32), [where])
+    assert book.get(friend) == [where]
+    assert len(book._known) == len(book._hearsay) + len(book._met) == 10

@@ -115,3 +115,31 @@ async def test_a_failed_dial_is_none_when_the_peer_dialled_us_meanwhile(
             await trio.sleep(1)
             net.connected.add(PEER)
         net.dialler.backoff.check(PEER)
+
+
+async def test_nobody_waits_on_for_a_dial_when_the_peer_dials_us(autojump_clock: MockClock) -> None:
+    async with network({address(1): NEVER}) as net:
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(net.dialler.dial, PEER)
+            await trio.sleep(1)
+            net.connected.add(PEER)
+            net.dialler.connected(PEER)
+        assert trio.current_time() - started == 1
+        assert not net.cancelled
+
+
+async def test_an_address_nobody_foresaw_costs_itself_and_not_the_host(
+    autojump_clock: MockClock,
+) -> None:
+    async with network({address(1): None, address(2): 0.01}) as net:
+        orderly = net.dial_one
+
+        async def crash(peer: PeerId, where: str) -> None:
+            if where == address(1):
+                raise UnicodeError("label too long")
+            await orderly(peer, where)
+
+        net.dialler._dial_one = crash
+        await net.dialler.dial(PEER)
+        assert net.book.get(PEER)[0] == address(2)
