@@ -109,7 +109,8 @@ class YamuxStream:
             data = bytes(first)
         else:
             # What is large stays where it is for `read_into`, when something small comes before it.
-            parts, left = [], max_bytes
+            parts: list[Buffer] = []
+            left = max_bytes
             while chunks and left and not (parts and len(chunks[0]) >= _COALESCED):
                 part = self._shift(left)
                 parts.append(part)

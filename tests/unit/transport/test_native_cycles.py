@@ -98,7 +98,7 @@ async def cycles(one: NativeConnection, other: NativeConnection, count: int) -> 
 
 
 async def settled(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not condition():
             await trio.lowlevel.checkpoint()
 
