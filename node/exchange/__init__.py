@@ -8,6 +8,7 @@ content; it moves chunks by digest, and leaves to the scheduler whom to ask and 
 from .backoff import Backoff
 from .breaker import BreakerState
 from .client import Exchange, open_exchange
+from .lanes import Lane
 from .messages import PROTOCOL, PeerInfo, Reason
 from .receipts import Receipt
 from .server import ChunkServer, serve
@@ -15,17 +16,20 @@ from .service import Kept
 from .serving import ServerCounts
 from .settings import DEFAULT_LEASE_SECS, ExchangeSettings, ServerLimits
 from .stats import KeyValue, PeerStats, PeerStatsTable
+from .traffic import BandwidthLimits, Traffic, open_traffic
 
 __all__ = [
     "DEFAULT_LEASE_SECS",
     "PROTOCOL",
     "Backoff",
+    "BandwidthLimits",
     "BreakerState",
     "ChunkServer",
     "Exchange",
     "ExchangeSettings",
     "Kept",
     "KeyValue",
+    "Lane",
     "PeerInfo",
     "PeerStats",
     "PeerStatsTable",
@@ -33,6 +37,8 @@ __all__ = [
     "Receipt",
     "ServerCounts",
     "ServerLimits",
+    "Traffic",
     "open_exchange",
+    "open_traffic",
     "serve",
 ]

@@ -9,11 +9,13 @@ import trio
 
 from ...dht.host import Buffer
 from ...errors import PeerError
+from .lanes import Lane
 from .messages import Answer, Proceed, Refused
 from .metered import MeteredStream
 from .service import Refusal
 from .serving import ServerCounts, Serving
-from .settings import PIECE_BYTES, ServerLimits
+from .settings import ServerLimits
+from .traffic import Pipe
 from .wire import encode
 
 _JOIN_BYTES = 16 * 1024
@@ -31,11 +33,13 @@ class AnswerWriter:
         stream: MeteredStream,
         limits: ServerLimits,
         counts: ServerCounts,
+        up: Pipe,
         on_final: Callable[[int], None],
     ) -> None:
         self._stream = stream
         self._limits = limits
         self._counts = counts
+        self._up = up
         self._on_final = on_final
         self._lock = trio.Lock()
 
@@ -68,19 +72,34 @@ class AnswerWriter:
                 self._on_final(answer.id)
             most = self._limits.rate_grace_secs + len(body) / self._limits.least_rate
             with trio.move_on_after(most) as slow:
-                await self._write(encode(answer), body)
+                await self._write(encode(answer), memoryview(body), serving.lane, slow)
             if slow.cancelled_caught:
                 raise PeerError(f"Peer {self._stream.peer.short} reads too slowly.")
             serving.committed = final or serving.body_began
         if serving.cancelled and not serving.committed:
             serving.scope.cancel()
 
-    async def _write(self, header: bytes, body: Buffer) -> None:
-        view = memoryview(body)
-        if len(view) <= _JOIN_BYTES:
-            await self._stream.write(header + bytes(view))
+    async def _write(
+        self, header: bytes, body: memoryview, lane: Lane, slow: trio.CancelScope
+    ) -> None:
+        if len(body) <= _JOIN_BYTES:
+            self._up.charge(self._stream.peer, len(body))
+            self._up.moved(len(body))
+            await self._stream.write(header + bytes(body))
         else:
             await self._stream.write(header)
-            for start in range(0, len(view), PIECE_BYTES):
-                await self._stream.write(view[start : start + PIECE_BYTES])
-        self._counts.bytes_sent += len(header) + len(view)
+            with self._up.body(lane):
+                await self._write_slices(body, lane, slow)
+        self._counts.bytes_sent += len(header) + len(body)
+
+    async def _write_slices(self, body: memoryview, lane: Lane, slow: trio.CancelScope) -> None:
+        peer, done = self._stream.peer, 0
+        while done < len(body):
+            size = self._up.take_now(lane, len(body) - done)
+            if not size:
+                began = trio.current_time()
+                size = await self._up.take(peer, lane, len(body) - done)
+                slow.deadline += trio.current_time() - began  # not the peer's slowness
+            await self._stream.write(body[done : done + size])
+            self._up.moved(size)
+            done += size

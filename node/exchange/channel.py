@@ -8,19 +8,23 @@ from dataclasses import dataclass, field
 import structlog
 import trio
 
-from ...dht.host import Buffer, Host
+from ...dht.host import Host
 from ...dht.peer_id import PeerId
 from ...errors import DeadlineError, MembershipError, MeshError, PeerError
+from .lanes import Lane
 from .link import PeerActivity, StreamLink
 from .messages import PROTOCOL
-from .pending import Arrival, Asking, Pending
+from .pending import Pending, Question
 from .settings import ExchangeSettings
 from .stats import PeerStats
+from .traffic import Invitation, Traffic
 
 _log = structlog.get_logger(__name__)
 
 _CROWDED_BYTES = 256 * 1024
 """Load on the least loaded stream from which on another one is worth opening."""
+_PART_OF_REQUESTS = {Lane.INTERACTIVE: 1, Lane.REPAIR: 4, Lane.BACKGROUND: 8}
+"""Which part of `requests_per_peer` a lane may have in flight."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,7 +40,7 @@ class PeerChannel:
     """See the module.
 
     The streams live in the nursery of the `Exchange`, so none dies with the task that was first to
-    need it. Lanes (interactive before repair before background) would choose the stream in `_pick`.
+    need it. Each lane has its own, so that no answer waits behind one of a lower lane.
 
     Args:
         on_unused: called when the last stream is gone and nobody waits.
@@ -49,6 +53,7 @@ class PeerChannel:
         nursery: trio.Nursery,
         settings: ExchangeSettings,
         stats: PeerStats,
+        traffic: Traffic,
         on_unused: Callable[[PeerChannel], None],
     ) -> None:
         self.peer = peer
@@ -56,52 +61,37 @@ class PeerChannel:
         self._nursery = nursery
         self._settings = settings
         self._stats = stats
+        self._traffic = traffic
         self._on_unused = on_unused
         self._activity = PeerActivity(heard_at=trio.current_time())
         self._links: list[StreamLink] = []
-        self._opening: _Opening | None = None
+        self._opening: dict[Lane, _Opening] = {}
         self._users = 0
-        self._slots = trio.Semaphore(settings.requests_per_peer)
+        self._slots = {
+            lane: trio.Semaphore(max(settings.requests_per_peer // part, 1))
+            for lane, part in _PART_OF_REQUESTS.items()
+        }
 
-    async def ask(
-        self,
-        make: Callable[[int], Asking],
-        *,
-        data: Buffer = b"",
-        on_sent: Callable[[], None] | None = None,
-        arrival: Arrival | None = None,
-        expected_bytes: int = 0,
-        first_byte_timeout: float,
-        progress_timeout: float,
-    ) -> Pending:
-        """Send one request, on whichever stream is best; returns it answered.
-
-        Args:
-            make: the request for a given id.
-            data: the body of a Put.
-            on_sent: called when all of it was handed to the transport.
-            arrival: is kept up to date while the answer comes in.
-            expected_bytes: of body, in either direction.
+    async def ask(self, question: Question) -> Pending:
+        """Send one request, on whichever stream of its lane is best; returns it answered.
 
         Raises:
             PeerError, MembershipError: unreachable, or the stream broke before the answer.
             DeadlineError: the peer was silent for too long.
         """
         self._users += 1
+        invitation: Invitation | None = None
         try:
-            with trio.move_on_after(self._settings.answer_timeout):
-                async with self._slots:
-                    link = await self._pick()
-                    return await link.ask(
-                        make,
-                        data,
-                        on_sent,
-                        arrival,
-                        expected_bytes,
-                        first_byte_timeout,
-                        progress_timeout,
-                    )
+            async with self._slots[question.lane]:
+                if question.invite is not None:
+                    invitation = await question.invite()
+                with trio.move_on_after(self._settings.answer_timeout) as limit:
+                    link = await self._pick(question.lane)
+                    told, invitation = invitation, None
+                    return await link.ask(question, told, limit)
         finally:
+            if invitation is not None:
+                invitation.over(0)
             self._users -= 1
             self._check_unused()
         raise DeadlineError(
@@ -109,18 +99,22 @@ class PeerChannel:
             f"{self._settings.answer_timeout:g} s, though it answered others.",
         )
 
-    async def _pick(self) -> StreamLink:
+    def _usable(self, lane: Lane) -> list[StreamLink]:
+        return [link for link in self._links if link.lane is lane and link.usable]
+
+    async def _pick(self, lane: Lane) -> StreamLink:
         """A stream to use at once: no checkpoint lies between the choice and the return."""
-        if not any(link.usable for link in self._links):
-            opening = self._opening or self._open()
+        if not self._usable(lane):
+            opening = self._opening.get(lane) or self._open(lane)
             await opening.done.wait()
             if opening.link is None or not opening.link.usable:
                 raise self._failure(opening)
-        usable = [link for link in self._links if link.usable]
+        usable = self._usable(lane)
         best = min(usable, key=lambda link: link.load)
-        room = len(usable) < self._settings.streams_per_peer
-        if room and best.load >= _CROWDED_BYTES and self._opening is None:
-            self._open()
+        # Nobody waits for what lower lanes bring, so one stream does for each.
+        room = len(usable) < (1 if lane.yields else self._settings.streams_per_peer)
+        if room and best.load >= _CROWDED_BYTES and lane not in self._opening:
+            self._open(lane)
         return best
 
     def _failure(self, opening: _Opening) -> PeerError | MembershipError:
@@ -132,16 +126,18 @@ class PeerChannel:
             return PeerError(f"Peer {self.peer.short} closed a new stream.")
         return PeerError(error.message, hint=error.hint)
 
-    def _open(self) -> _Opening:
-        self._opening = opening = _Opening()
-        self._nursery.start_soon(self._live, opening)
+    def _open(self, lane: Lane) -> _Opening:
+        self._opening[lane] = opening = _Opening()
+        self._nursery.start_soon(self._live, opening, lane)
         return opening
 
-    async def _live(self, opening: _Opening) -> None:
+    async def _live(self, opening: _Opening, lane: Lane) -> None:
         """Open a stream and run it until it ends."""
         try:
             stream = await self._host.open_stream(self.peer, PROTOCOL)
-            opening.link = StreamLink(stream, self._settings, self._stats, self._activity)
+            opening.link = StreamLink(
+                stream, self._settings, self._stats, self._activity, self._traffic, lane
+            )
             self._links.append(opening.link)
         except (PeerError, MembershipError) as error:
             opening.error = error
@@ -149,7 +145,7 @@ class PeerChannel:
             _log.exception("open_stream_failed", peer=str(self.peer))
             opening.error = PeerError(f"No stream to peer {self.peer.short}: {error!r}")
         finally:
-            self._opening = None
+            del self._opening[lane]
             opening.done.set()
         if opening.link is not None:
             try:
@@ -159,5 +155,5 @@ class PeerChannel:
         self._check_unused()
 
     def _check_unused(self) -> None:
-        if not self._users and not self._links and self._opening is None:
+        if not self._users and not self._links and not self._opening:
             self._on_unused(self)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 from blake3 import blake3
@@ -22,6 +22,7 @@ from ..identity import verify
 from ..store.protocol import MAX_CHUNK_BYTES, Digest
 from ..transport.owned_nursery import open_owned_nursery
 from .channel import PeerChannel
+from .lanes import Lane
 from .messages import (
     INLINE_PUT_BYTES,
     MAX_HAVE,
@@ -39,10 +40,11 @@ from .messages import (
     Released,
     Stored,
 )
-from .pending import Arrival, Asking, Pending
+from .pending import Arrival, Asking, Pending, Question
 from .receipts import Receipt, Signer, Verify, check
 from .settings import DEFAULT_LEASE_SECS, ExchangeSettings
 from .stats import PeerStats, PeerStatsTable
+from .traffic import Invitation, Traffic, open_traffic
 
 _PRESUMED_BYTES = 1024 * 1024
 """Of a chunk whose size the caller did not say; only for the queue estimates."""
@@ -71,8 +73,10 @@ class Exchange:
         verify: Verify,
         settings: ExchangeSettings,
         stats: PeerStatsTable,
+        traffic: Traffic,
     ) -> None:
         self.stats = stats
+        self.traffic = traffic
         self.settings = settings
         self._host = host
         self._nursery = nursery
@@ -81,25 +85,36 @@ class Exchange:
         self._channels: dict[PeerId, PeerChannel] = {}
 
     async def have(
-        self, peer: PeerId, digests: Sequence[Digest], *, first_byte_timeout: float | None = None
+        self,
+        peer: PeerId,
+        digests: Sequence[Digest],
+        *,
+        first_byte_timeout: float | None = None,
+        lane: Lane = Lane.INTERACTIVE,
     ) -> list[bool]:
         """For each digest, whether `peer` says that it holds the chunk; any number of digests."""
         flags: list[bool] = []
         for start in range(0, len(digests), MAX_HAVE):
             batch = tuple(digests[start : start + MAX_HAVE])
-            flags.extend(await self._have_batch(peer, batch, first_byte_timeout))
+            flags.extend(await self._have_batch(peer, batch, first_byte_timeout, lane))
         return flags
 
     async def _have_batch(
-        self, peer: PeerId, digests: tuple[Digest, ...], first_byte_timeout: float | None
+        self, peer: PeerId, digests: tuple[Digest, ...], timeout: float | None, lane: Lane
     ) -> tuple[bool, ...]:
-        pending = await self._ask(peer, lambda ident: Have(ident, digests), 0, first_byte_timeout)
+        question = self._question(lambda i: Have(i, digests, lane), lane, timeout)
+        pending = await self._ask(peer, question)
         assert isinstance(pending.answer, Held)
         self.stats.of(peer).succeeded()
         return pending.answer.flags
 
     async def release(
-        self, peer: PeerId, digests: Sequence[Digest], *, first_byte_timeout: float | None = None
+        self,
+        peer: PeerId,
+        digests: Sequence[Digest],
+        *,
+        first_byte_timeout: float | None = None,
+        lane: Lane = Lane.INTERACTIVE,
     ) -> int:
         """Tell `peer` that we need these chunks no longer; any number of digests.
 
@@ -109,20 +124,28 @@ class Exchange:
         count = 0
         for start in range(0, len(digests), MAX_HAVE):
             batch = tuple(digests[start : start + MAX_HAVE])
-            count += await self._release_batch(peer, batch, first_byte_timeout)
+            count += await self._release_batch(peer, batch, first_byte_timeout, lane)
         return count
 
     async def _release_batch(
-        self, peer: PeerId, digests: tuple[Digest, ...], first_byte_timeout: float | None
+        self, peer: PeerId, digests: tuple[Digest, ...], timeout: float | None, lane: Lane
     ) -> int:
-        pending = await self._ask(peer, lambda i: Release(i, digests), 0, first_byte_timeout)
+        question = self._question(lambda i: Release(i, digests, lane), lane, timeout)
+        pending = await self._ask(peer, question)
         assert isinstance(pending.answer, Released)
         self.stats.of(peer).succeeded()
         return pending.answer.count
 
-    async def info(self, peer: PeerId, *, first_byte_timeout: float | None = None) -> PeerInfo:
+    async def info(
+        self,
+        peer: PeerId,
+        *,
+        first_byte_timeout: float | None = None,
+        lane: Lane = Lane.INTERACTIVE,
+    ) -> PeerInfo:
         """What `peer` says of itself."""
-        pending = await self._ask(peer, AskInfo, 0, first_byte_timeout)
+        question = self._question(lambda i: AskInfo(i, lane), lane, first_byte_timeout)
+        pending = await self._ask(peer, question)
         assert isinstance(pending.answer, Info)
         self.stats.of(peer).succeeded()
         return pending.answer.info
@@ -136,6 +159,7 @@ class Exchange:
         *,
         first_byte_timeout: float | None = None,
         progress_timeout: float | None = None,
+        lane: Lane = Lane.INTERACTIVE,
     ) -> bytes | bytearray:
         """`length` bytes from `offset` of a chunk (None: to its end), verified.
 
@@ -145,15 +169,8 @@ class Exchange:
             IntegrityError: `peer` sent other bytes; its breaker is open now.
             PeerRefusedError: reason `bad_range` when the range is not inside the chunk.
         """
-        pending = await self._ask(
-            peer,
-            lambda ident: Get(ident, digest, 0, None),
-            length or _PRESUMED_BYTES,
-            first_byte_timeout,
-            progress_timeout,
-        )
-        body = pending.body
-        assert body is not None
+        timeouts = (first_byte_timeout, progress_timeout)
+        body = await self._body(peer, digest, 0, None, lane, timeouts, None)
         if await _digest(body) != digest:
             raise self.corrupt(peer, digest)
         self.stats.of(peer).succeeded()
@@ -172,6 +189,7 @@ class Exchange:
         first_byte_timeout: float | None = None,
         progress_timeout: float | None = None,
         arrival: Arrival | None = None,
+        lane: Lane = Lane.INTERACTIVE,
     ) -> bytearray:
         """Bytes that `peer` claims are those of the chunk; only their number was checked.
 
@@ -179,19 +197,47 @@ class Exchange:
         `corrupt(peer, digest)` when it fails.
 
         Args:
-            length: when given, exactly so many bytes come, or an error.
+            length: when given, exactly so many bytes come, or an error. Under a download limit they
+                are asked for in pieces, for which a chunk of unknown length is too uncertain.
             arrival: is kept up to date while they come.
         """
-        pending = await self._ask(
-            peer,
-            lambda ident: Get(ident, digest, offset, length),
-            _PRESUMED_BYTES if length is None else length,
-            first_byte_timeout,
-            progress_timeout,
+        timeouts = (first_byte_timeout, progress_timeout)
+        most = self.traffic.piece()
+        if length is None or not most or length <= most:
+            body = await self._body(peer, digest, offset, length, lane, timeouts, arrival)
+        else:
+            body = bytearray(length)
+            for start in range(0, length, most):
+                size = min(most, length - start)
+                at = offset + start
+                piece = await self._body(peer, digest, at, size, lane, timeouts, None)
+                body[start : start + size] = piece
+                if arrival is not None:
+                    arrival.update(start + size)
+        self.stats.of(peer).succeeded()
+        return body
+
+    async def _body(
+        self,
+        peer: PeerId,
+        digest: Digest,
+        offset: int,
+        length: int | None,
+        lane: Lane,
+        timeouts: tuple[float | None, float | None],
+        arrival: Arrival | None,
+    ) -> bytearray:
+        size = _PRESUMED_BYTES if length is None else length
+        question = self._question(
+            lambda ident: Get(ident, digest, offset, length, lane),
+            lane,
+            *timeouts,
+            size=size,
+            invite=lambda: self.traffic.down.invite(peer, lane, size),
             arrival=arrival,
         )
+        pending = await self._ask(peer, question)
         assert pending.body is not None
-        self.stats.of(peer).succeeded()
         return pending.body
 
     def corrupt(self, peer: PeerId, digest: Digest) -> IntegrityError:
@@ -209,6 +255,7 @@ class Exchange:
         lease_secs: int = DEFAULT_LEASE_SECS,
         first_byte_timeout: float | None = None,
         on_sent: Callable[[], None] | None = None,
+        lane: Lane = Lane.INTERACTIVE,
     ) -> Receipt:
         """Have `peer` keep a chunk for us; returns its signed word that it is durable there.
 
@@ -234,14 +281,16 @@ class Exchange:
                 f"{MAX_CHUNK_BYTES} bytes and {MAX_LEASE_SECS} s."
             )
         inline = size <= INLINE_PUT_BYTES
-        pending = await self._ask(
-            peer,
-            lambda ident: Put(ident, digest, size, lease_secs, inline),
-            size,
+        question = self._question(
+            lambda ident: Put(ident, digest, size, lease_secs, inline, lane),
+            lane,
             first_byte_timeout,
+            size=size,
+            invite=lambda: self.traffic.offers.invite(peer, lane, size),
             data=view,
             on_sent=on_sent,
         )
+        pending = await self._ask(peer, question)
         assert isinstance(pending.answer, Stored)
         answer = pending.answer
         receipt = Receipt(
@@ -261,37 +310,53 @@ class Exchange:
         self.stats.of(peer).succeeded()
         return receipt
 
+    def hold_up(self, size: int, *, upload: bool = False) -> float:
+        """Seconds for which our own bandwidth limits may hold up a body of `size` bytes.
+
+        For callers with a deadline of their own around a call: it should be longer by this. 0.0
+        without limits.
+        """
+        if upload:
+            return self.traffic.up.seconds(size + self.traffic.offers.in_flight)
+        return self.traffic.down.seconds(size + self.traffic.down.in_flight)
+
     # --- inside ---
 
-    async def _ask(
+    def _question(
         self,
-        peer: PeerId,
         make: Callable[[int], Asking],
-        expected_bytes: int,
+        lane: Lane,
         first_byte_timeout: float | None,
         progress_timeout: float | None = None,
         *,
+        size: int = 0,
+        invite: Callable[[], Awaitable[Invitation]] | None = None,
         data: Buffer = b"",
         on_sent: Callable[[], None] | None = None,
         arrival: Arrival | None = None,
-    ) -> Pending:
+    ) -> Question:
+        return Question(
+            make=make,
+            lane=lane,
+            first_byte_timeout=first_byte_timeout or self.settings.first_byte_timeout,
+            progress_timeout=progress_timeout or self.settings.progress_timeout,
+            data=data,
+            expected_bytes=size,
+            invite=invite,
+            on_sent=on_sent,
+            arrival=arrival,
+        )
+
+    async def _ask(self, peer: PeerId, question: Question) -> Pending:
         stats = self.stats.of(peer)
-        stats.began(expected_bytes)
+        stats.began(question.expected_bytes)
         try:
-            pending = await self._channel(peer, stats).ask(
-                make,
-                data=data,
-                on_sent=on_sent,
-                arrival=arrival,
-                expected_bytes=expected_bytes,
-                first_byte_timeout=first_byte_timeout or self.settings.first_byte_timeout,
-                progress_timeout=progress_timeout or self.settings.progress_timeout,
-            )
+            pending = await self._channel(peer, stats).ask(question)
         except (PeerError, MembershipError, DeadlineError) as error:
             stats.failed(error.message)
             raise
         finally:
-            stats.ended(expected_bytes)
+            stats.ended(question.expected_bytes)
         if isinstance(pending.answer, Refused):
             raise _refusal(peer, stats, pending.answer)
         return pending
@@ -300,7 +365,13 @@ class Exchange:
         channel = self._channels.get(peer)
         if channel is None:
             channel = self._channels[peer] = PeerChannel(
-                self._host, peer, self._nursery, self.settings, stats, self._forget
+                self._host,
+                peer,
+                self._nursery,
+                self.settings,
+                stats,
+                self.traffic,
+                self._forget,
             )
         return channel
 
@@ -338,6 +409,7 @@ async def open_exchange(
     verify: Verify = verify,
     settings: ExchangeSettings | None = None,
     stats: PeerStatsTable | None = None,
+    traffic: Traffic | None = None,
 ) -> AsyncIterator[Exchange]:
     """The client side over `host`; its streams are let go at the end of the block.
 
@@ -345,8 +417,12 @@ async def open_exchange(
         identity: ours; receipts must be made out to it.
         verify: checks a peer's signature.
         stats: what was known about peers before; loading and saving it is the caller's.
+        traffic: shared with the server side, so that both keep the same limits and lanes.
     """
-    async with open_owned_nursery() as nursery:
+    async with AsyncExitStack() as stack:
+        if traffic is None:
+            traffic = await stack.enter_async_context(open_traffic())
+        nursery = await stack.enter_async_context(open_owned_nursery())
         yield Exchange(
             host,
             nursery,
@@ -355,4 +431,5 @@ async def open_exchange(
             settings=settings or ExchangeSettings(),
             # Not `stats or ...`: the table of a fresh node is empty, and so false.
             stats=PeerStatsTable(clock=trio.current_time) if stats is None else stats,
+            traffic=traffic,
         )

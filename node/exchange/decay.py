@@ -103,9 +103,17 @@ class RateMeter:
             self._since = self._clock()
         self._active += 1
 
-    def ended(self, received: int) -> None:
-        """One transfer is over, whole or not, after `received` bytes."""
+    def ended(self, received: int, *, counts: bool = True) -> None:
+        """One transfer is over, whole or not, after `received` bytes.
+
+        One that does not count was held up by ourselves: neither its bytes nor its time tell
+        anything.
+        """
         now = self._clock()
+        if not counts:
+            self._since = now
+            self._active -= 1
+            return
         seconds = max(now - self._since, received * self._LEAST_SECONDS_PER_BYTE)
         self._since = max(now, self._since)
         self._active -= 1

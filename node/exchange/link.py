@@ -8,7 +8,6 @@ one body of one chunk per request given up, at most `max_abandoned` of them.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -19,16 +18,18 @@ from ...dht.host import Buffer, Stream
 from ...dht.peer_id import PeerId
 from ...errors import DeadlineError, FormatError, MeshError, PeerError
 from ..transport.streams import BufferedStream
+from .frame_writer import FrameWriter
+from .lanes import Lane
 from .messages import MAX_REQUEST_ID, Body, Cancel, Data, Get, Proceed, Put
 from .metered import MeteredStream
-from .pending import Arrival, Asking, Pending, wait_with_progress
-from .settings import PIECE_BYTES, ExchangeSettings
+from .pending import Arrival, Pending, Question, wait_with_progress
+from .settings import ExchangeSettings
 from .stats import PeerStats
+from .traffic import Invitation, Traffic
 from .wire import PREFIX_BYTES, decode_answer, encode, header_rest
 
 _log = structlog.get_logger(__name__)
 
-_JOIN_BYTES = 16 * 1024
 _PRESUMED_UPLOAD_RATE = 1e6
 _LEAST_UPLOAD_RATE = 64e3
 
@@ -43,15 +44,6 @@ class PeerActivity:
     """Body bytes queued or written in Puts that are not answered yet."""
 
 
-@dataclass(slots=True, eq=False)
-class _Frame:
-    """Something to write; `pending` is None for a CANCEL."""
-
-    header: bytes
-    body: memoryview
-    pending: Pending | None
-
-
 class StreamLink:
     """See the module. Created by `PeerChannel`, which also runs it."""
 
@@ -61,7 +53,10 @@ class StreamLink:
         settings: ExchangeSettings,
         stats: PeerStats,
         activity: PeerActivity,
+        traffic: Traffic,
+        lane: Lane,
     ) -> None:
+        self.lane = lane
         self._metered = MeteredStream(stream, self._heard)
         self._activity = activity
         self._reader = BufferedStream(self._metered)
@@ -70,8 +65,11 @@ class StreamLink:
         self._pending: dict[int, Pending] = {}
         self._abandoned = 0
         self._next_id = 1
-        self._frames: deque[_Frame] = deque()
-        self._more_frames = trio.Event()
+        self._down = traffic.down
+        self._writer = FrameWriter(
+            self._metered, stats, traffic.up, lane, self._asking, self._held_up
+        )
+        self._metered_bytes = 0
         self._body_secs = 0.0
         self._body_began: float | None = None
         self._watched: tuple[Arrival, int, int] | None = None
@@ -101,30 +99,27 @@ class StreamLink:
     # --- for the tasks that ask ---
 
     async def ask(
-        self,
-        make: Callable[[int], Asking],
-        data: Buffer,
-        on_sent: Callable[[], None] | None,
-        arrival: Arrival | None,
-        expected_bytes: int,
-        first_byte_timeout: float,
-        progress_timeout: float,
+        self, question: Question, invitation: Invitation | None, limit: trio.CancelScope
     ) -> Pending:
         """Send a request (and its body, for a Put) and wait for the final answer.
+
+        Args:
+            invitation: is over when nothing more comes or goes for the request, which may be later
+                than this returns.
+            limit: around all of the request.
 
         Raises:
             PeerError: the stream broke, or the peer spoke nonsense on it.
             DeadlineError: silence for too long.
         """
-        pending = self._submit(make, data, expected_bytes)
-        pending.on_sent, pending.arrival = on_sent, arrival
+        pending = self._submit(question, invitation, limit)
         try:
-            await self._first_byte(pending, first_byte_timeout)
+            await self._first_byte(pending, question.first_byte_timeout)
             if pending.proceed and not pending.done.is_set():
-                self._send_body(pending, data)
-                await self._final_answer(pending, first_byte_timeout)
+                self._send_body(pending, question.data)
+                await self._final_answer(pending, question.first_byte_timeout)
             else:
-                await self._final_answer(pending, progress_timeout)
+                await self._final_answer(pending, question.progress_timeout)
         finally:
             self._release(pending)
         if pending.failure is not None:
@@ -141,6 +136,8 @@ class StreamLink:
 
     def _heard(self) -> None:
         self._activity.heard_at = trio.current_time()
+        self._down.moved(self._metered.bytes_read - self._metered_bytes)
+        self._metered_bytes = self._metered.bytes_read
         if self._watched is not None:
             arrival, before, length = self._watched
             arrival.update(min(self._metered.bytes_read - before, length))
@@ -154,6 +151,8 @@ class StreamLink:
         """
         moved = max(pending.sent_at or pending.queued_at, self._activity.heard_at)
         if pending.sent_at is None:
+            if self._writer.holding:
+                return trio.current_time()  # we keep it waiting ourselves
             moved = max(moved, self._metered.last_write_at)
         return moved + self._upload_secs()
 
@@ -178,18 +177,39 @@ class StreamLink:
             hint="It may be overloaded, frozen or unreachable; other peers are not affected.",
         )
 
-    def _submit(self, make: Callable[[int], Asking], data: Buffer, expected_bytes: int) -> Pending:
-        request = make(self._next_id)
+    def _submit(
+        self, question: Question, invitation: Invitation | None, limit: trio.CancelScope
+    ) -> Pending:
+        request = question.make(self._next_id)
         self._next_id += 1
         self._retired |= self._next_id > MAX_REQUEST_ID
-        pending = Pending(request, expected_bytes, trio.current_time())
+        pending = Pending(request, question.expected_bytes, trio.current_time())
+        pending.on_sent, pending.arrival = question.on_sent, question.arrival
+        pending.invitation, pending.limit = invitation, limit
         self._pending[request.id] = pending
-        self.load += expected_bytes
+        self.load += question.expected_bytes
         if isinstance(request, Put) and request.inline:
-            self._enqueue_body(encode(request), data, pending)
+            self._enqueue_body(encode(request), question.data, pending)
         else:
-            self._enqueue(encode(request), b"", pending)
+            self._writer.enqueue(encode(request), b"", pending)
         return pending
+
+    def _asking(self, pending: Pending) -> None:
+        """The writer is about to begin with the request."""
+        pending.sending = True
+        pending.asked_at = trio.current_time()
+        pending.busy_when_asked = self._busy_secs()
+        if isinstance(pending.request, Get):
+            # From the question on, not from the first byte: what the transport has buffered by the
+            # time a body is read takes almost no time to read.
+            pending.download_began = True
+            self._stats.download.began()
+
+    def _held_up(self, secs: float) -> None:
+        """Our own limits kept the writer waiting, and all that is queued behind."""
+        for pending in self._pending.values():
+            if pending.limit is not None:
+                pending.limit.deadline += secs
 
     def _send_body(self, pending: Pending, data: Buffer) -> None:
         pending.sent_at = None
@@ -199,11 +219,7 @@ class StreamLink:
     def _enqueue_body(self, header: bytes, data: Buffer, pending: Pending) -> None:
         pending.unacknowledged = len(data)
         self._activity.unacknowledged += len(data)
-        self._enqueue(header, data, pending)
-
-    def _enqueue(self, header: bytes, body: Buffer, pending: Pending | None) -> None:
-        self._frames.append(_Frame(header, memoryview(body).cast("B"), pending))
-        self._more_frames.set()
+        self._writer.enqueue(header, data, pending)
 
     def _release(self, pending: Pending) -> None:
         """The asking task is done with `pending`, answered or not."""
@@ -212,7 +228,7 @@ class StreamLink:
         self._last_used = trio.current_time()
         if pending.upload_began:
             # Not when the transport's buffers had taken it all, but when the peer had answered.
-            self._stats.upload.ended(pending.uploaded)
+            self._stats.upload.ended(pending.uploaded, counts=not pending.held)
         if pending.download_began:
             self._stats.download.ended(pending.downloaded)
         if not pending.done.is_set():
@@ -220,16 +236,17 @@ class StreamLink:
         self._end_if_retired()
 
     def _abandon(self, pending: Pending) -> None:
-        self._frames = deque(frame for frame in self._frames if frame.pending is not pending)
+        self._writer.drop(pending)
         ident = pending.request.id
         if not pending.sending:
             del self._pending[ident]  # the peer never hears of it
+            pending.over()
             return
         if pending.waited is None:
             self._stats.gave_up(trio.current_time() - pending.asked_at)
         pending.abandoned = True
         self._abandoned += 1
-        self._enqueue(encode(Cancel(ident)), b"", None)
+        self._writer.enqueue(encode(Cancel(ident)), b"", None)
         self._retired |= self._abandoned > self._settings.max_abandoned
 
     def _end_if_retired(self) -> None:
@@ -243,7 +260,7 @@ class StreamLink:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._guard, self._write_frames)
+                    nursery.start_soon(self._guard, self._writer.run)
                     nursery.start_soon(self._guard, self._read_answers)
                     nursery.start_soon(self._end_when_idle)
         finally:
@@ -257,6 +274,7 @@ class StreamLink:
             self.failure = error
             for pending in self._pending.values():
                 pending.fail(error)
+                pending.over()
             self._scope.cancel()
 
     async def _guard(self, loop: Callable[[], Awaitable[None]]) -> None:
@@ -280,57 +298,6 @@ class StreamLink:
                 self._idle = True
                 self.end(PeerError(f"The idle stream to peer {self.peer.short} was closed."))
                 return
-
-    # --- writing ---
-
-    async def _write_frames(self) -> None:
-        while True:
-            if not self._frames:
-                self._more_frames = trio.Event()
-                await self._more_frames.wait()
-            else:
-                await self._write_batch()
-
-    async def _write_batch(self) -> None:
-        """Write the headers that wait, in one go, up to and with the first body."""
-        batch: list[_Frame] = []
-        size = 0
-        while self._frames and (not batch or size + len(self._frames[0].header) <= _JOIN_BYTES):
-            frame = self._frames.popleft()
-            if frame.pending is not None and not frame.pending.sending:
-                frame.pending.sending = True
-                frame.pending.asked_at = trio.current_time()
-                frame.pending.busy_when_asked = self._busy_secs()
-                if isinstance(frame.pending.request, Get):
-                    # From the question on, not from the first byte: what the transport has
-                    # buffered by the time a body is read takes almost no time to read.
-                    frame.pending.download_began = True
-                    self._stats.download.began()
-            batch.append(frame)
-            size += len(frame.header)
-            if frame.body:
-                break
-        await self._write(b"".join(frame.header for frame in batch))
-        await self._write_body(batch[-1])
-        for frame in batch:
-            if frame.pending is not None:
-                frame.pending.sent_at = trio.current_time()
-
-    async def _write_body(self, frame: _Frame) -> None:
-        if frame.pending is None or not frame.body:
-            return
-        frame.pending.upload_began = True
-        self._stats.upload.began()
-        for start in range(0, len(frame.body), PIECE_BYTES):
-            piece = frame.body[start : start + PIECE_BYTES]
-            await self._write(piece)
-            frame.pending.uploaded += len(piece)
-        if frame.pending.on_sent is not None:
-            frame.pending.on_sent()
-
-    async def _write(self, data: Buffer) -> None:
-        await self._metered.write(data)
-        self._stats.bytes_sent += len(data)
 
     # --- reading ---
 
@@ -393,6 +360,7 @@ class StreamLink:
     def _forget(self, pending: Pending) -> None:
         del self._pending[pending.request.id]
         self._abandoned -= pending.abandoned
+        pending.over()
 
     def _busy_secs(self) -> float:
         """Seconds this stream has spent delivering bodies, up to now."""

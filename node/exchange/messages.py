@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..store.protocol import MAX_CHUNK_BYTES, Digest
+from .lanes import Lane
 
 PROTOCOL = "/meshnode/chunk/1"
 
@@ -83,6 +84,7 @@ class Have:
 
     id: int
     digests: tuple[Digest, ...]
+    lane: Lane = Lane.INTERACTIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class Get:
     digest: Digest
     offset: int
     length: int | None
+    lane: Lane = Lane.INTERACTIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,7 @@ class Put:
     length: int
     lease_secs: int
     inline: bool
+    lane: Lane = Lane.INTERACTIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,7 @@ class AskInfo:
     """Who are you? -> Info"""
 
     id: int
+    lane: Lane = Lane.INTERACTIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,7 @@ class Release:
 
     id: int
     digests: tuple[Digest, ...]
+    lane: Lane = Lane.INTERACTIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +151,10 @@ class Reserved:
 
     id: int
     op: int
+
+    @property
+    def lane(self) -> Lane:
+        return Lane.BACKGROUND
 
 
 # --- answers ----------------------------------------------------------------------------------

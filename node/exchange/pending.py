@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import trio
 
+from ...dht.host import Buffer
 from ...errors import FormatError, MeshError
+from .lanes import Lane
 from .messages import (
     Answer,
     AskInfo,
@@ -23,6 +25,7 @@ from .messages import (
     Released,
     Stored,
 )
+from .traffic import Invitation
 
 Asking = Have | Get | Put | AskInfo | Release
 """Requests that get an answer."""
@@ -43,6 +46,27 @@ class Arrival:
         if received > self.received or not self.at:
             self.at = trio.current_time()
         self.received = received
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Question:
+    """One request as the exchange hands it to the streams of a peer. Seconds and bytes."""
+
+    make: Callable[[int], Asking]
+    """The request for a given id."""
+    lane: Lane
+    first_byte_timeout: float
+    progress_timeout: float
+    data: Buffer = b""
+    """The body of a Put."""
+    expected_bytes: int = 0
+    """Of body, in either direction."""
+    invite: Callable[[], Awaitable[Invitation]] | None = None
+    """Waits until our own limits and lanes allow the body."""
+    on_sent: Callable[[], None] | None = None
+    """Called when all of the body was handed to the transport."""
+    arrival: Arrival | None = None
+    """Kept up to date while the answer comes in."""
 
 
 @dataclass(slots=True, eq=False)
@@ -80,6 +104,11 @@ class Pending:
     """Bytes of the body, from when it is queued."""
     arrival: Arrival | None = None
     """Somebody watches how the answer comes in."""
+    invitation: Invitation | None = None
+    limit: trio.CancelScope | None = None
+    """Around all of the request; time in which we hold it up ourselves does not count."""
+    held: bool = False
+    """Our own limits held up its body: how long it took says nothing of the peer."""
     began: trio.Event = field(default_factory=trio.Event)
     """The first byte of an answer came (for a Put perhaps only Proceed), or `done`."""
     done: trio.Event = field(default_factory=trio.Event)
@@ -96,6 +125,11 @@ class Pending:
         self.failure = error
         self.began.set()
         self.done.set()
+
+    def over(self) -> None:
+        """Nothing more will come or go for this request."""
+        if self.invitation is not None:
+            self.invitation.over(self.downloaded)
 
     def check(self, answer: Answer) -> None:
         """Raises FormatError when `answer` does not fit what was asked."""

@@ -17,14 +17,17 @@ import trio
 from ...errors import FormatError
 from ..transport.streams import BufferedStream
 from .answer_writer import AnswerWriter
+from .lanes import Lane
 from .limits import Accounts, PeerAccount
 from .messages import Body, Cancel, Have, Put, Reason, Release
 from .metered import MeteredStream
 from .service import Refusal
 from .serving import Served, ServerCounts, Serving
 from .settings import ServerLimits
+from .traffic import Pipe
 from .wire import PREFIX_BYTES, decode_request, header_rest
 
+LINE_RETRY_SECS = 2.0
 MEMORY_RETRY_SECS = 1.0
 _BUSY_RETRY_SECS = 0.25
 _DIGESTS_PER_UNIT = 64
@@ -49,8 +52,11 @@ class RequestReader:
         account: PeerAccount,
         limits: ServerLimits,
         counts: ServerCounts,
+        down: Pipe,
         closing: Callable[[], bool],
     ) -> None:
+        self._stream = stream
+        self._down = down
         self._reader = BufferedStream(stream)
         self._writer = writer
         self._accounts = accounts
@@ -119,8 +125,8 @@ class RequestReader:
             self.forget(ident)
         self._owe_no_longer(serving)
         self._account.leave_turn(serving)
-        self._accounts.release(self._account, serving.reserved)
-        self._account.line.give_back(serving.cost)
+        self._accounts.release(self._account, serving.reserved, serving.lane)
+        self._account.line.give_back(serving.cost, serving.lane)
         self.active -= 1
         self.touch()
 
@@ -174,6 +180,7 @@ class RequestReader:
         started = False
         try:
             if isinstance(request, Put) and request.inline:
+                self._down.charge(self._stream.peer, size)
                 self.owe(serving, size)
                 await self._read_body(serving, size)
             start(serving)
@@ -184,7 +191,8 @@ class RequestReader:
 
     async def _admit(self, serving: Serving) -> Refusal | None:
         """Find a place in the peer's line, and memory for a body that comes along."""
-        account, limits, request = self._account, self._limits, serving.request
+        account, limits = self._account, self._limits
+        request, lane = serving.request, serving.lane
         cost = 1
         if isinstance(request, Have | Release):
             cost += len(request.digests) // _DIGESTS_PER_UNIT
@@ -194,31 +202,31 @@ class RequestReader:
         if wait > limits.request_wait_secs:
             return Refusal(Reason.BUSY, "too many requests a second", wait)
         serving.not_before = trio.current_time() + wait
-        serving.cost = min(cost, account.line.total)
-        if not account.line.try_take(serving.cost) and not await self._wait_unless_owed(
-            lambda: account.line.take(serving.cost)
+        serving.cost = min(cost, account.line.most(lane))
+        if not account.line.try_take(serving.cost, lane) and not await self._wait_unless_owed(
+            lambda: account.line.take(serving.cost, lane)
         ):
             return Refusal(Reason.BUSY, "too many requests at once", _BUSY_RETRY_SECS)
         reserved = False
         try:
-            reserved = await self._reserve(serving.reserved)
+            reserved = await self._reserve(serving.reserved, lane)
         finally:
             if not reserved:
-                account.line.give_back(serving.cost)
+                account.line.give_back(serving.cost, lane)
         if reserved:
             return None
         return Refusal(Reason.BUSY, "too many bytes in memory", MEMORY_RETRY_SECS)
 
-    async def _reserve(self, size: int) -> bool:
+    async def _reserve(self, size: int, lane: Lane) -> bool:
         """Memory for a body that comes along: not waited for while others have it."""
         memory = self._account.memory
-        if not memory.try_take(size) and not await self._wait_unless_owed(
-            lambda: memory.take(size)
+        if not memory.try_take(size, lane) and not await self._wait_unless_owed(
+            lambda: memory.take(size, lane)
         ):
             return False
-        if self._accounts.memory.try_take(size):
+        if self._accounts.memory.try_take(size, lane):
             return True
-        memory.give_back(size)
+        memory.give_back(size, lane)
         return False
 
     def _cancel(self, ident: int) -> None:

@@ -19,10 +19,11 @@ from .answer_writer import AnswerWriter
 from .limits import Accounts, PeerAccount
 from .messages import AskInfo, Data, Get, Have, Proceed, Put, Reason, Release, Reserved
 from .metered import MeteredStream
-from .request_reader import MEMORY_RETRY_SECS, RequestReader
+from .request_reader import LINE_RETRY_SECS, MEMORY_RETRY_SECS, RequestReader
 from .service import ChunkService, Refusal
 from .serving import ServerCounts, Serving
 from .settings import ServerLimits
+from .traffic import Traffic
 
 _log = structlog.get_logger(__name__)
 
@@ -43,20 +44,31 @@ class ServedStream:
         account: PeerAccount,
         limits: ServerLimits,
         counts: ServerCounts,
+        traffic: Traffic,
         closing: Callable[[], bool],
         on_finished: Callable[[], None],
     ) -> None:
-        self._stream = MeteredStream(stream, lambda: self._reader.touch())
+        self._stream = MeteredStream(stream, self._came)
+        self._bytes_read = 0
+        self._limits = limits
+        self._traffic = traffic
         self._service = service
         self._accounts = accounts
         self._account = account
         self._counts = counts
         self._on_finished = on_finished
         self._writer = AnswerWriter(
-            self._stream, limits, counts, lambda ident: self._reader.forget(ident)
+            self._stream, limits, counts, traffic.up, lambda ident: self._reader.forget(ident)
         )
         self._reader = RequestReader(
-            self._stream, self._writer, accounts, account, limits, counts, closing
+            self._stream,
+            self._writer,
+            accounts,
+            account,
+            limits,
+            counts,
+            traffic.down,
+            closing,
         )
         self._scope = trio.CancelScope()
 
@@ -90,23 +102,29 @@ class ServedStream:
         """End the stream and all that is under way on it."""
         self._scope.cancel()
 
+    def _came(self) -> None:
+        self._traffic.down.moved(self._stream.bytes_read - self._bytes_read)
+        self._bytes_read = self._stream.bytes_read
+        self._reader.touch()
+
     @asynccontextmanager
     async def _memory(self, serving: Serving, size: int) -> AsyncIterator[None]:
         """Hold memory for a body; a request that has to wait for it lets others have its turn."""
-        if self._accounts.try_reserve(self._account, size):
+        accounts, account, lane = self._accounts, self._account, serving.lane
+        if accounts.try_reserve(account, size, lane):
             try:
                 yield
             finally:
-                self._accounts.release(self._account, size)
+                accounts.release(account, size, lane)
             return
-        self._account.leave_turn(serving)
+        account.leave_turn(serving)
         async with AsyncExitStack() as stack:
             try:
-                await stack.enter_async_context(self._accounts.reserved(self._account, size))
+                await stack.enter_async_context(accounts.reserved(account, size, lane))
             except trio.TooSlowError:
                 detail = "too many bytes in memory"
                 raise Refusal(Reason.BUSY, detail, MEMORY_RETRY_SECS) from None
-            await self._account.take_turn(serving)
+            await account.take_turn(serving)
             yield
 
     async def _serve(self, serving: Serving) -> None:
@@ -154,6 +172,9 @@ class ServedStream:
 
     async def _answer_get(self, serving: Serving, get: Get) -> None:
         size = await self._service.size_for(get)
+        if (wait := self._traffic.up.backlog(serving.lane)) > self._limits.request_wait_secs:
+            # It would wait for its first byte for so long that the peer took us for dead.
+            raise Refusal(Reason.BUSY, "the line is full", wait)
         async with self._memory(serving, size):
             data = await self._service.read(get, size)
             await self._writer.send(serving, Data(get.id, size, len(data)), data)
@@ -164,9 +185,22 @@ class ServedStream:
         if stored is None and serving.body is not None:
             stored = await self._service.keep(put, serving.body, owner)
         elif stored is None:
-            async with self._memory(serving, put.length):
+            async with self._memory(serving, put.length), self._invited(serving, put.length):
                 stored = await self._service.keep(put, await self._body(serving), owner)
         await self._writer.send(serving, stored)
+
+    @asynccontextmanager
+    async def _invited(self, serving: Serving, size: int) -> AsyncIterator[None]:
+        """Around a body that is to come, when our own limits and lanes allow it."""
+        invitation = None
+        with trio.move_on_after(self._limits.memory_wait_secs):
+            invitation = await self._traffic.down.invite(self._stream.peer, serving.lane, size)
+        if invitation is None:
+            raise Refusal(Reason.BUSY, "the line is full", LINE_RETRY_SECS)
+        try:
+            yield
+        finally:
+            invitation.over(size if serving.body_began else 0)
 
     async def _body(self, serving: Serving) -> bytearray:
         """Ask for the body of a Put, and wait for it; slowness ends the stream."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import structlog
 import trio
@@ -18,6 +19,7 @@ from .served_stream import ServedStream
 from .service import ChunkService, InfoProvider, OnRelease, OnStored
 from .serving import ServerCounts
 from .settings import ServerLimits
+from .traffic import Traffic, open_traffic
 
 _log = structlog.get_logger(__name__)
 
@@ -30,6 +32,7 @@ class ChunkServer:
         info_provider: what we say of ourselves.
         on_stored: awaited for every chunk a peer put here, before its receipt is signed.
         on_release: lets go of what is kept for a peer; None: RELEASE is refused.
+        traffic: shared with the client side, so that both keep the same limits and lanes.
         wall: Unix seconds, for receipts.
     """
 
@@ -43,6 +46,7 @@ class ChunkServer:
         limits: ServerLimits | None = None,
         on_stored: OnStored | None = None,
         on_release: OnRelease | None = None,
+        traffic: Traffic | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.limits = limits or ServerLimits()
@@ -53,6 +57,7 @@ class ChunkServer:
         )
         self._accounts = Accounts(self.limits)
         self._streams: set[ServedStream] = set()
+        self._traffic = traffic
         self._closing = False
         self._changed = trio.Event()
         """Set when a request or a stream is over."""
@@ -65,27 +70,33 @@ class ChunkServer:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[ChunkServer]:
         """Serve; at the end, let what is under way finish for `shutdown_grace_secs`."""
-        self._host.set_handler(PROTOCOL, self._handle)
-        try:
-            yield self
-        finally:
-            self._closing = True
-            with trio.CancelScope(shield=True):
-                with trio.move_on_after(self.limits.shutdown_grace_secs):
-                    await self._wait_until(lambda: not any(s.active for s in self._streams))
-                    async with trio.open_nursery() as nursery:
-                        for stream in self._streams:
-                            nursery.start_soon(stream.say_goodbye)
-                    await self._wait_until(lambda: not self._streams)
+        async with AsyncExitStack() as stack:
+            if (traffic := self._traffic) is None:
+                traffic = await stack.enter_async_context(open_traffic())
+            self._host.set_handler(PROTOCOL, partial(self._handle, traffic))
+            try:
+                yield self
+            finally:
+                self._closing = True
+                with trio.CancelScope(shield=True):
+                    await self._shut_down()
+
+    async def _shut_down(self) -> None:
+        with trio.move_on_after(self.limits.shutdown_grace_secs):
+            await self._wait_until(lambda: not any(s.active for s in self._streams))
+            async with trio.open_nursery() as nursery:
                 for stream in self._streams:
-                    stream.stop()
+                    nursery.start_soon(stream.say_goodbye)
+            await self._wait_until(lambda: not self._streams)
+        for stream in self._streams:
+            stream.stop()
 
     async def _wait_until(self, reached: Callable[[], bool]) -> None:
         while not reached():
             self._changed = trio.Event()
             await self._changed.wait()
 
-    async def _handle(self, stream: Stream) -> None:
+    async def _handle(self, traffic: Traffic, stream: Stream) -> None:
         account = self._accounts.of(bytes(stream.peer))
         if self._closing or account.streams >= self.limits.streams_per_peer:
             _log.debug("chunk_stream_refused", peer=str(stream.peer), open=account.streams)
@@ -98,6 +109,7 @@ class ChunkServer:
             account,
             self.limits,
             self.counts,
+            traffic,
             lambda: self._closing,
             lambda: self._changed.set(),
         )
@@ -121,6 +133,7 @@ async def serve(
     limits: ServerLimits | None = None,
     on_stored: OnStored | None = None,
     on_release: OnRelease | None = None,
+    traffic: Traffic | None = None,
 ) -> AsyncIterator[ChunkServer]:
     """A `ChunkServer` that serves for the length of the block."""
     server = ChunkServer(
@@ -131,6 +144,7 @@ async def serve(
         limits=limits,
         on_stored=on_stored,
         on_release=on_release,
+        traffic=traffic,
     )
     async with server.serving():
         yield server

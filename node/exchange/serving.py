@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from .lanes import Lane
 from .messages import AskInfo, Get, Have, Put, Release, Reserved
 
 Served = Get | Have | Put | AskInfo | Release | Reserved
@@ -33,6 +34,10 @@ class Serving:
     body_began: bool = False
     body: bytearray | None = None
     body_came: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def lane(self) -> Lane:
+        return self.request.lane
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ import msgpack
 
 from ...errors import FormatError
 from ..store.protocol import MAX_CHUNK_BYTES
+from .lanes import LANES, Lane
 from .messages import (
     INLINE_PUT_BYTES,
     MAX_BELIEVED,
@@ -54,6 +55,7 @@ MAX_HEADER_BYTES = 1024 * 1024
 
 _DIGEST_BYTES = 32
 _SIGNATURE_BYTES = 64
+_MOST_LANE = 127
 
 OP_HAVE, OP_GET, OP_PUT, OP_BODY, OP_CANCEL, OP_INFO, OP_AUDIT, OP_RELEASE = range(1, 9)
 OP_HELD, OP_DATA, OP_PROCEED, OP_STORED, OP_IS, OP_REFUSED, OP_RELEASED = range(0x40, 0x47)
@@ -120,17 +122,27 @@ def _or_none(value: object, low: int, high: int, name: str) -> int | None:
     return None if value is None else _integer(value, low, high, name)
 
 
+def _lane(fields: tuple[object, ...], count: int) -> Lane:
+    """The lane, which follows `count` fields unless it is the first one.
+
+    Of the lanes of later versions nothing is known but that they are not for people.
+    """
+    if len(fields) == count:
+        return Lane.INTERACTIVE
+    return LANES[min(_integer(fields[count], 1, _MOST_LANE, "lane"), len(LANES) - 1)]
+
+
 # --- ops --------------------------------------------------------------------------------------
 
 Fields: TypeAlias = tuple[object, ...]
 
 
 def _have(ident: int, fields: Fields) -> Have:
-    return Have(ident, _digests(fields[0]))
+    return Have(ident, _digests(fields[0]), _lane(fields, 1))
 
 
 def _release(ident: int, fields: Fields) -> Release:
-    return Release(ident, _digests(fields[0]))
+    return Release(ident, _digests(fields[0]), _lane(fields, 1))
 
 
 def _released(ident: int, fields: Fields) -> Released:
@@ -140,7 +152,12 @@ def _released(ident: int, fields: Fields) -> Released:
 def _get(ident: int, fields: Fields) -> Get:
     digest = _raw(fields[0], _DIGEST_BYTES, "digest")
     offset = _integer(fields[1], 0, MAX_CHUNK_BYTES, "offset")
-    return Get(ident, digest, offset, _or_none(fields[2], 0, MAX_CHUNK_BYTES, "length"))
+    length = _or_none(fields[2], 0, MAX_CHUNK_BYTES, "length")
+    return Get(ident, digest, offset, length, _lane(fields, 3))
+
+
+def _ask_info(ident: int, fields: Fields) -> AskInfo:
+    return AskInfo(ident, _lane(fields, 0))
 
 
 def _put(ident: int, fields: Fields) -> Put:
@@ -153,6 +170,7 @@ def _put(ident: int, fields: Fields) -> Put:
         _integer(fields[1], 0, most, "length"),
         _integer(fields[2], 1, MAX_LEASE_SECS, "lease"),
         inline,
+        _lane(fields, 4),
     )
 
 
@@ -205,20 +223,29 @@ class _Op:
     fields: int | None
     """How many follow op and id; None: any (reserved ops)."""
     build: Callable[[int, Fields], Message]
+    lane: bool = False
+    """Whether a lane may follow the fields."""
+
+    def fits(self, fields: int) -> bool:
+        return (
+            self.fields is None
+            or fields == self.fields
+            or (self.lane and fields == self.fields + 1)
+        )
 
 
 _SMALL = 128
 _RESERVED_BOUND = 64 * 1024
 
 _REQUESTS: dict[int, _Op] = {
-    OP_HAVE: _Op("HAVE", MAX_HAVE * _DIGEST_BYTES + 32, 1, _have),
-    OP_GET: _Op("GET", _SMALL, 3, _get),
-    OP_PUT: _Op("PUT", _SMALL, 4, _put),
+    OP_HAVE: _Op("HAVE", MAX_HAVE * _DIGEST_BYTES + 32, 1, _have, True),
+    OP_GET: _Op("GET", _SMALL, 3, _get, True),
+    OP_PUT: _Op("PUT", _SMALL, 4, _put, True),
     OP_BODY: _Op("BODY", _SMALL, 1, _body),
     OP_CANCEL: _Op("CANCEL", _SMALL, 0, lambda ident, _: Cancel(ident)),
-    OP_INFO: _Op("INFO", _SMALL, 0, lambda ident, _: AskInfo(ident)),
+    OP_INFO: _Op("INFO", _SMALL, 0, _ask_info, True),
     OP_AUDIT: _Op("AUDIT", _RESERVED_BOUND, None, lambda i, _: Reserved(i, OP_AUDIT)),
-    OP_RELEASE: _Op("RELEASE", MAX_HAVE * _DIGEST_BYTES + 32, 1, _release),
+    OP_RELEASE: _Op("RELEASE", MAX_HAVE * _DIGEST_BYTES + 32, 1, _release, True),
 }
 _ANSWERS: dict[int, _Op] = {
     OP_HELD: _Op("HELD", MAX_HAVE // 8 + 32, 2, _held),
@@ -235,22 +262,26 @@ assert all(op.bound <= MAX_HEADER_BYTES for op in (_REQUESTS | _ANSWERS).values(
 # --- bytes ------------------------------------------------------------------------------------
 
 
+def _laned(lane: Lane) -> tuple[Field, ...]:
+    return (int(lane),) if lane else ()
+
+
 def _array(message: Message) -> tuple[Field, ...]:
     match message:
-        case Have(ident, digests):
-            return (OP_HAVE, ident, b"".join(digests))
-        case Get(ident, digest, offset, length):
-            return (OP_GET, ident, digest, offset, length)
-        case Put(ident, digest, length, lease, inline):
-            return (OP_PUT, ident, digest, length, lease, inline)
+        case Have(ident, digests, lane):
+            return (OP_HAVE, ident, b"".join(digests), *_laned(lane))
+        case Get(ident, digest, offset, length, lane):
+            return (OP_GET, ident, digest, offset, length, *_laned(lane))
+        case Put(ident, digest, length, lease, inline, lane):
+            return (OP_PUT, ident, digest, length, lease, inline, *_laned(lane))
         case Body(ident, length):
             return (OP_BODY, ident, length)
         case Cancel(ident):
             return (OP_CANCEL, ident)
-        case AskInfo(ident):
-            return (OP_INFO, ident)
-        case Release(ident, digests):
-            return (OP_RELEASE, ident, b"".join(digests))
+        case AskInfo(ident, lane):
+            return (OP_INFO, ident, *_laned(lane))
+        case Release(ident, digests, lane):
+            return (OP_RELEASE, ident, b"".join(digests), *_laned(lane))
         case Released(ident, count):
             return (OP_RELEASED, ident, count)
         case Reserved(ident, op):
@@ -320,7 +351,7 @@ def _decode(header: bytes, ops: dict[int, _Op]) -> Message:
     op = ops.get(_integer(array[0], 1, 127, "op"))
     if op is None:
         raise FormatError(f"{array[0]} is no op that may be sent here.")
-    if len(header) > op.bound or op.fields not in (None, len(array) - 2):
+    if len(header) > op.bound or not op.fits(len(array) - 2):
         raise FormatError(f"A {op.name} message has a wrong size or number of fields.")
     message = op.build(_integer(array[1], 1, MAX_REQUEST_ID, "request id"), array[2:])
     # The fields of a reserved op are not ours to judge; all others are flat and checked by now.
