@@ -46,6 +46,8 @@ class Placement:
     included."""
     found: int = 0
     """Copies that were there from an earlier put: asked after, not sent."""
+    looked_at: float = float("-inf")
+    """When members were last looked through for it."""
 
 
 @dataclass(slots=True)
@@ -99,6 +101,26 @@ class CopyMaker:
         self.slots = UploadSlots(ctx.chunk_settings.max_concurrent_uploads)
         self.lateness = Lateness(ctx.chunk_settings.peer_response_timeout_secs)
         self._windows = PeerWindows(ctx.exchange.stats)
+        self._first_seen: dict[PeerId, float] = {}
+        """When each member was first there to be asked."""
+
+    def has_newcomers(self, placement: Placement) -> bool:
+        """Whether a chunk lacks copies, and a member has come that was never asked for one."""
+        if len(placement.holders) >= self._wanted:
+            return False
+        return any(
+            self._first_seen[member.peer] > placement.looked_at
+            for member in self._members()
+            if member.peer not in placement.holders and not self.health.gone(member.peer)
+        )
+
+    def _members(self) -> list[Member]:
+        """All members but this node."""
+        own, now = self._ctx.self_id, trio.current_time()
+        members = [member for member in self._ctx.membership.members() if member.peer != own]
+        for member in members:
+            self._first_seen.setdefault(member.peer, now)
+        return members
 
     async def fill(self, digest: Digest, data: Buffer, placement: Placement) -> Choice | None:
         """Try to get the missing copies made. None: done, or nobody left to ask; else who is."""
@@ -120,11 +142,8 @@ class CopyMaker:
 
     def _candidates(self, digest: Digest, size: int, placement: Placement) -> Choice:
         zones = {self._ctx.zone, *placement.holders.values()}
-        members = [
-            member
-            for member in self._ctx.membership.members()
-            if member.peer not in placement.holders and member.peer != self._ctx.self_id
-        ]
+        members = [member for member in self._members() if member.peer not in placement.holders]
+        placement.looked_at = trio.current_time()
         choice = Choice()
         for member in rank(digest, members, zones, size):
             if self.health.gone(member.peer):

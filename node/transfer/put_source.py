@@ -151,7 +151,10 @@ class SourcePut:
     async def _place(self, digests: set[Digest]) -> None:
         """Wait until everything is placed, and look whether it really is."""
         with self._pipeline.tracer.phase("last copies"):
-            await self._pipeline.uploader.settle(digests)
+            uploader = self._pipeline.uploader
+            await uploader.settle(digests)
+            # Who came, or said what it offers, only after its chunks had been given up on.
+            await self._replace([digest for digest in digests if uploader.has_newcomers(digest)])
         for _ in range(_SAMPLE_ROUNDS):
             lost = await self._sample(digests)
             if not lost:

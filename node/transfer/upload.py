@@ -97,6 +97,10 @@ class Uploader:
             return
         await self._begin(digest, chunk.data, placement)
 
+    def has_newcomers(self, digest: Digest) -> bool:
+        """Whether a chunk lacks copies, and a member has come that was never asked for one."""
+        return self._maker.has_newcomers(self._placements[digest])
+
     def discount(self, digest: Digest, liars: Collection[PeerId]) -> None:
         """Do not count the copies of `liars` any more."""
         for peer in liars:

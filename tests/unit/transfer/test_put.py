@@ -68,6 +68,21 @@ async def test_alone_it_is_weak_at_once_and_safe_here(
     assert all(await mesh.store.has(list(report.sources[0].placements)))
 
 
+async def test_a_member_that_comes_while_a_put_runs_gets_the_copies_that_are_missing(
+    mesh, make_file, autojump_clock: MockClock
+) -> None:
+    mesh.add(rate=1e6)
+
+    async def arrive() -> None:
+        await trio.sleep(0.3)
+        mesh.add()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(arrive)
+        report = await mesh.putter().put([make_file(3_000_000)])
+    assert (report.outcome, report.sources[0].copies) == ("stored", 3)
+
+
 async def test_one_copy_wanted_needs_no_peer(mesh, make_file, autojump_clock: MockClock) -> None:
     report = await mesh.putter().put([make_file(300_000)], PutOptions(replication=1))
     assert report.outcome == "stored"
