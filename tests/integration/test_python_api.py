@@ -39,7 +39,10 @@ async def test_what_one_node_puts_another_gets_and_streams(tmp_path: Path) -> No
             assert [entry.link for entry in await second.catalogue()] == [link]
             report = await second.remove(link)
             assert report.released == {first.peer_id: report.chunks}
-            assert (await first.status()).store.chunks == 0
+            status = await first.status()
+            assert status.store.chunks == 0
+            assert status.counters["transport_connections"] == 1
+            assert status.counters["gate_streams_rejected"] == 0
 
 
 async def test_a_lonely_put_raises_a_weak_error_whose_link_is_good(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from meshnode.dht.keyspace import chunk_key
 from meshnode.dht.peer_id import PeerId
 from meshnode.dht.settings import KAD_PROTOCOL
 from meshnode.errors import PeerError
-from meshnode.node.identity import Identity
+from meshnode.node.identity import Identity, MemberInfo, Mesh
 from meshnode.node.transport.libp2p_host import Libp2pHost, open_libp2p_host
+from meshnode.node.transport.member import open_member_host
 
 from .conftest import LOOPBACK
 from .foreign import JS, ForeignPeer, js_command, running
@@ -123,6 +124,27 @@ async def test_what_js_provides_and_puts_is_found_by_our_nodes(mode: str) -> Non
                 await trio.sleep(0.01)
         assert [str(record.peer) for record in records] == [js.peer]
         assert js.address in other.host.known_addresses(PeerId.parse(js.peer))
+
+
+@asynccontextmanager
+async def node_of_an_open_mesh() -> AsyncIterator[Node]:
+    """As a running node is put together, behind its gate."""
+    mesh, info = Mesh.create("open", open=True), MemberInfo("node", "attic", "meshnode/test")
+    async with (
+        open_libp2p_host(Identity.generate(), listen=LOOPBACK) as inner,
+        open_member_host(inner, mesh, info, public=[KAD_PROTOCOL]) as host,
+        open_dht(host, MemoryBackend()) as dht,
+    ):
+        yield Node(inner, dht)
+
+
+@either_mode
+async def test_js_is_served_by_a_node_of_an_open_mesh_without_any_proof(mode: str) -> None:
+    chunk = secrets.token_bytes(32)
+    async with js_node(mode) as js, node_of_an_open_mesh() as node:
+        await node.dht.announce([(chunk, SIZE)])
+        await learn(js, node)
+        assert node.name in await js.play("find_providers", digest=chunk.hex())
 
 
 async def test_a_value_that_is_not_its_digest_is_kept_by_none_of_our_nodes() -> None:
