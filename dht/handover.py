@@ -117,13 +117,13 @@ class Handover:
         if newcomers:
             await self._look_around()
         index, k = self._locator.index(), self._settings.k
-        all_offer = self._locator.knows_everybody
+        all_offer, alive = self._locator.knows_everybody, self._locator.everyone()
 
         def heirs(target: int, publisher: PeerId) -> Sequence[PeerId]:
             # Cheap for nearly all keys: we are seldom that near.
             if not index.is_among_closest(self._own, target, _HANDERS_PER_KEY + len(newcomers)):
                 return ()
-            if all_offer and not self._is_gone(publisher):
+            if all_offer and publisher in alive:
                 return ()
             near = index.closest(target, k)
             old = [peer for peer in near if peer not in newcomers and peer != publisher]
@@ -175,6 +175,7 @@ class Handover:
     async def _gather(self, loads: dict[PeerId, _Load], heirs_of: _Heirs) -> None:
         """Sort everything kept for others by whom it goes to; a slice at a time, as it is much."""
         now = self._wall_clock()
+        alive = self._locator.everyone()
         own = peer_position(self._own)
         visited = 0
         for publisher, digests in self._chunks.by_publisher():
@@ -192,8 +193,7 @@ class Handover:
         for publisher, moved in self._kept_values(now):
             for heir in heirs_of(position(moved.key), publisher):
                 load = loads.setdefault(heir, _Load())
-                gone = self._is_gone(publisher)
-                (load.last_copies if gone else load.values).append(moved)
+                (load.values if publisher in alive else load.last_copies).append(moved)
             visited += 1
             if visited % _SLICE == 0:
                 await trio.lowlevel.checkpoint()
@@ -205,10 +205,6 @@ class Handover:
         for key, letter in self._mailboxes.kept(now):
             ttl = max(1, int(letter.expires - now))
             yield letter.notice.sender, MovedValue(key, ttl, letter.notice.encoded)
-
-    def _is_gone(self, publisher: PeerId) -> bool:
-        """Whether `publisher` is not around to repeat what it published."""
-        return publisher not in self._contacts.table or self._contacts.is_down(publisher)
 
     # --- sending ------------------------------------------------------------------------------
 

@@ -91,16 +91,26 @@ class Repeater:
         return True
 
     async def _offer_values(self, peer: PeerId) -> bool:
-        values = {key: self._values.own_value(key) for key in self._values.own_keys()}
+        values = self._valid_values()
         mine = self._responsible(peer, values, position)
         letters = [n for n in self._mailboxes.own() if self._responsible(peer, [n.key], position)]
-        given = [(key, value) for key in mine if (value := values[key]) is not None]
+        given = [(key, values[key]) for key in mine]
         given += [(notice.key, notice.encoded) for notice in letters]
         for key, value in given[-_OFFERED_VALUES:]:
             if not await self._value_publisher.give(peer, key, value):
                 self._counters.add("offers_failed")
                 return False
         return True
+
+    def _valid_values(self) -> dict[bytes, bytes]:
+        """Our own values, without those that somebody has replaced by a newer one."""
+        now = self._wall_clock()
+        current = {key: self._values.get(key, now) for key in self._values.own_keys()}
+        return {
+            key: found[0]
+            for key, found in current.items()
+            if found is not None and found[0] == self._values.own_value(key)
+        }
 
     def _responsible(
         self, peer: PeerId, keys: Iterable[bytes], position_of: Callable[[bytes], int]
@@ -124,9 +134,8 @@ class Repeater:
             report = await self._publisher.spread(held, upkeep=True)
             self.missed(failure.peer for failure in report.failed)
         now = self._wall_clock()
-        for key in self._values.own_keys():
-            value = self._values.own_value(key)
-            if value is not None and due(position(key)) and self._values.get(key, now):
+        for key, value in self._valid_values().items():
+            if due(position(key)):
                 await self._value_publisher.spread(_REPEATED, key, value, upkeep=True)
         for notice in self._mailboxes.own():
             if due(position(notice.key)) and notice.expires > now:

@@ -12,47 +12,35 @@ import structlog
 import trio
 
 from ..errors import MeshError, RefusedError, UsageError
-from .backend import RecordBackend, Row, RowKind
+from .assembly import DhtParts
+from .backend import RecordBackend
 from .boundary import as_peer_error
-from .budget import Budgets
-from .confirmations import Confirmations
 from .contacts import PeerEntry
 from .context import DhtContext
-from .finder import ChunksAnswer, Finder
-from .gossip import Gossip
-from .gossip_server import GossipServer
-from .handover import Handover, HandoverReport
-from .handover_answers import HandoverAnswers
+from .finder import ChunksAnswer
+from .handover import HandoverReport
 from .host import Host
-from .kad_answers import KadAnswers
 from .kad_wire import PeerAddresses
-from .keyspace import MANIFEST_NAMESPACE, check_digest, manifest_key
-from .locator import Locator
-from .mailboxes import Mailboxes, check_notice
-from .names import NAME_NAMESPACE, NameRecord
+from .keyspace import check_digest, manifest_key
+from .mailboxes import check_notice
+from .names import NameRecord
 from .notices import Notice
 from .peer_id import PeerId
-from .publisher import AnnounceReport, Publisher
-from .query import LookupResult, Plan, Queries
-from .records import ChunkRecord, ChunkRecords
-from .records_answers import RecordsAnswers
+from .publisher import AnnounceReport
+from .query import LookupResult, Plan
+from .records import ChunkRecord
 from .records_wire import MAX_ZONE_CHARS
-from .repeating import Repeater
-from .server import Server
 from .settings import DhtSettings
 from .signing import Signer
-from .trace import QueryReport, Traces
-from .upkeep import Upkeep
+from .trace import QueryReport
 from .validators import check_manifest, check_value
-from .value_publisher import StoreReport, ValuePublisher
-from .value_reader import ManifestAnswer, NameAnswer, NoticesAnswer, ValueReader
-from .values import ValueStore
+from .value_publisher import StoreReport
+from .value_reader import ManifestAnswer, NameAnswer, NoticesAnswer
 
 _CONNECT_WITHIN = 5.0
 _GREETINGS_AT_ONCE = 8
 _MAX_GREETED = 64
 _GREET_WITHIN = 20.0
-_CLOSE_WITHIN = 2.0
 
 _log = structlog.get_logger("meshnode.dht")
 
@@ -60,73 +48,31 @@ _log = structlog.get_logger("meshnode.dht")
 class Dht:
     """A node's part of the mesh's distributed hash table. Made by `open_dht`."""
 
-    def __init__(
-        self,
-        host: Host,
-        nursery: trio.Nursery,
-        backend: RecordBackend,
-        settings: DhtSettings,
-        wall_clock: Callable[[], float],
-        rng: random.Random,
-        signer: Signer | None = None,
-        realm: bytes = b"",
-    ) -> None:
-        context = DhtContext.over(host, nursery, backend, settings, wall_clock, rng)
+    def __init__(self, parts: DhtParts) -> None:
+        context = parts.context
+        self._parts = parts
         self._context = context
-        self._host = host
-        self._wall_clock = wall_clock
-        self._counters = counters = context.counters
-        self._rows = rows = context.rows
+        self._host = context.host
+        self._wall_clock = context.wall_clock
+        self._counters = context.counters
+        self._rows = context.rows
         self._contacts = context.contacts
         self._rpc = context.rpc
         self._client = context.client
-        self._chunks = chunks = ChunkRecords(host.peer_id, settings, rows, counters)
-        self._values = values = ValueStore(host.peer_id, settings, rows, counters)
-        self._mailboxes = mailboxes = Mailboxes(settings, rows, counters)
-        self._traces = traces = Traces(wall_clock)
-        self._queries = queries = Queries(context, traces)
-        self._gossip = None
-        if signer is not None and settings.map_members:
-            self._gossip = Gossip(context, signer, realm)
-            context.contacts.watch(self._gossip)
-        self._locator = locator = Locator(context, self._gossip)
-        self._publisher = Publisher(context, traces, locator, chunks)
-        self._value_publisher = ValuePublisher(context, traces, queries, locator)
-        self._finder = Finder(context, traces, locator, chunks)
-        self._reader = ValueReader(
-            context, queries, locator, values, mailboxes, self._value_publisher
-        )
-        self._repeater = Repeater(
-            context,
-            traces,
-            locator,
-            self._publisher,
-            self._value_publisher,
-            chunks,
-            values,
-            mailboxes,
-        )
-        self._handover = Handover(context, locator, chunks, values, mailboxes)
-        self._confirmations = Confirmations(context, chunks)
-        self._upkeep = Upkeep(
-            context,
-            queries,
-            self._publisher,
-            self._repeater,
-            self._handover,
-            [chunks.sweep, values.sweep, mailboxes.sweep],
-        )
-        budgets = Budgets(settings, counters)
-        answers = HandoverAnswers(
-            context, locator, budgets, self._confirmations, chunks, values, mailboxes
-        )
-        self._server = Server(
-            context,
-            RecordsAnswers(context, budgets, chunks, self._confirmations.withdrawn),
-            KadAnswers(context, budgets, chunks, values, mailboxes),
-            answers,
-            self._upkeep.heard,
-        )
+        self._gossip = parts.gossip
+        self._chunks = parts.chunks
+        self._values = parts.values
+        self._mailboxes = parts.mailboxes
+        self._queries = parts.queries
+        self._locator = parts.locator
+        self._publisher = parts.publisher
+        self._value_publisher = parts.value_publisher
+        self._finder = parts.finder
+        self._reader = parts.reader
+        self._repeater = parts.repeater
+        self._handover = parts.handover
+        self._upkeep = parts.upkeep
+        self._server = parts.server
 
     # --- peers --------------------------------------------------------------------------------
 
@@ -344,7 +290,7 @@ class Dht:
 
     def recent_queries(self) -> list[QueryReport]:
         """What the last queries and announcements did, oldest first; some 100 are kept."""
-        return self._traces.recent()
+        return self._parts.traces.recent()
 
     @property
     def keys_pending(self) -> int:
@@ -362,75 +308,7 @@ class Dht:
 
     def stats(self) -> dict[str, int]:
         """Counters, and the sizes of what is kept; names are listed in docs/dht.md."""
-        return {
-            **self._counters.snapshot(),
-            **({} if self._gossip is None else self._gossip.sizes()),
-            "table_peers": len(self._contacts.table),
-            "chunk_records": len(self._chunks),
-            "own_chunks": self._chunks.own_count,
-            "keys_pending": self.keys_pending,
-            "announce_lag_seconds": int(self.announce_lag),
-            "manifests": self._values.kept_of(MANIFEST_NAMESPACE),
-            "own_manifests": len(self._values.own_keys(MANIFEST_NAMESPACE)),
-            "names": self._values.kept_of(NAME_NAMESPACE),
-            "own_names": len(self._values.own_keys(NAME_NAMESPACE)),
-            "value_bytes": self._values.kept_bytes,
-            "notices": len(self._mailboxes),
-            "notice_bytes": self._mailboxes.kept_bytes,
-            "hints_waiting": self._confirmations.waiting,
-        }
-
-    # --- life ---------------------------------------------------------------------------------
-
-    def restore(self, rows: Sequence[Row]) -> None:
-        """Take over what an earlier run saved."""
-        by_kind: dict[int, list[Row]] = {}
-        for row in rows:
-            by_kind.setdefault(row[0], []).append(row)
-
-        def of(*kinds: RowKind) -> list[Row]:
-            return [row for kind in kinds for row in by_kind.get(kind, ())]
-
-        now = self._wall_clock()
-        self._chunks.restore(of(RowKind.OWN_CHUNK, RowKind.CHUNK), now)
-        values = of(RowKind.OWN_MANIFEST, RowKind.MANIFEST, RowKind.OWN_VALUE, RowKind.VALUE)
-        self._values.restore(values, now)
-        self._mailboxes.restore(of(RowKind.OWN_NOTICE, RowKind.NOTICE), now)
-        self._publisher.untold.restore(of(RowKind.UNTOLD), set(self._chunks.own()))
-        self._handover.not_new(self._contacts.restore(of(RowKind.PEER)))
-        self._upkeep.restore(of(RowKind.SCHEDULE))
-        if self._gossip is not None:
-            self._gossip.restore(of(RowKind.PEER_RECORD))
-
-    def start(self) -> None:
-        """Serve others, and begin the background work."""
-        self._server.install()
-        self._upkeep.start()
-        if self._gossip is not None:
-            GossipServer(self._context, self._gossip).install()
-            self._gossip.start()
-        self._context.nursery.start_soon(self._confirmations.run)
-
-    async def close(self) -> None:
-        """Save everything, and let go of the streams. Takes 2 seconds for each at most.
-
-        Raises:
-            StoreError: what was learned could not be saved.
-            QuotaError: there is no room for it.
-        """
-        try:
-            with trio.CancelScope(
-                shield=True, deadline=trio.current_time() + _CLOSE_WITHIN
-            ) as scope:
-                self._contacts.save()
-                await self._rows.flush()
-                if self._gossip is not None:
-                    await self._gossip.leave()
-            if scope.cancelled_caught:
-                _log.warning("dht_close_late", waited=_CLOSE_WITHIN)
-        finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_WITHIN):
-                await self._rpc.close()
+        return {**self._counters.snapshot(), **self._parts.sizes()}
 
     async def _greet(self, peer: PeerId) -> None:
         with trio.move_on_after(_CONNECT_WITHIN):
@@ -479,17 +357,18 @@ async def open_dht(
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         rng = rng or random.Random()
-        dht = Dht(host, nursery, backend, settings, wall_clock, rng, signer, realm)
-        dht.restore(saved)
-        dht.start()
+        context = DhtContext.over(host, nursery, backend, settings, wall_clock, rng)
+        parts = DhtParts(context, signer, realm)
+        parts.restore(saved)
+        parts.start()
         try:
-            yield dht
+            yield Dht(parts)
         except BaseException as error:  # noqa: BLE001 - raised again below, outside the nursery
             # Inside, the nursery would wrap the caller's own error into a group.
             failure = error
         nursery.cancel_scope.cancel()
     try:
-        await dht.close()
+        await parts.close()
     except Exception as error:
         # Why the caller is leaving matters more than that the disk failed as well.
         if failure is None:
