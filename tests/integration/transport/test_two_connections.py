@@ -154,3 +154,32 @@ async def test_of_too_many_connections_the_one_with_the_fewest_streams_goes(host
     assert not first.closed
     assert not third.closed
     await assert_echoes(stream)
+
+
+@with_hosts
+async def test_no_stream_is_lost_while_two_dial_each_other_and_the_spare_goes(hosts: Hosts) -> None:
+    limits = HostLimits(keepalive=0.2)
+    one, other = await hosts.open(limits), await hosts.open(limits)
+    settled = False
+
+    async def keep_asking(host: Libp2pHost, peer: Libp2pHost) -> None:
+        rounds_left = 20
+        while rounds_left:
+            stream = await host.open_stream(peer.peer_id, ECHO)
+            await assert_echoes(stream)
+            await stream.close()
+            assert await stream.read_some() == b""
+            rounds_left -= settled
+
+    for host, target in ((one, other), (other, one)):
+        target.set_handler(ECHO, echo)
+        host.add_addresses(target.peer_id, target.addresses())
+    async with trio.open_nursery() as nursery:
+        # Each of these dials; so do those, whoever was faster.
+        nursery.start_soon(keep_asking, one, other)
+        nursery.start_soon(keep_asking, other, one)
+        nursery.start_soon(one._dial_one, other.peer_id, other.addresses()[0])
+        nursery.start_soon(other._dial_one, one.peer_id, one.addresses()[0])
+        await until(lambda: len(connections(one, other)) == 2)
+        await until(lambda: len(connections(one, other)) == len(connections(other, one)) == 1)
+        settled = True
