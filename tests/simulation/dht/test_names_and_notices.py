@@ -154,17 +154,17 @@ async def test_a_peer_that_returns_forged_values_is_not_believed(
 async def test_a_name_lives_as_long_as_somebody_repeats_it_and_never_beyond_its_end(
     mesh_of: MeshOpener, autojump_clock: MockClock
 ) -> None:
-    async with mesh_of(4, settings=DhtSettings(republish=3600, record_ttl=7200)) as mesh:
+    async with mesh_of(4, settings=DhtSettings(republish=600, record_ttl=1200, sweep=60)) as mesh:
         reader, stays, leaves = mesh.nodes[1:]
         other = sign_name(EVE, "other", b"v", sequence=1, expires=EPOCH + 7 * DAY)
-        await stays.dht.put_name(name(1, days=0.5))
+        await stays.dht.put_name(name(1, days=1 / 24))
         await leaves.dht.put_name(other)
         await mesh.stop(leaves)
-        await trio.sleep(5 * 3600)
+        await trio.sleep(2400)
         found = await reader.dht.get_name(ALICE.peer_id, "photos")
-        assert found.record == name(1, days=0.5)
+        assert found.record == name(1, days=1 / 24)
         assert (await reader.dht.get_name(EVE.peer_id, "other")).record is None
-        await trio.sleep(8 * 3600)
+        await trio.sleep(1400)
         assert (await reader.dht.get_name(ALICE.peer_id, "photos")).record is None
         assert reader.dht.stats()["names"] == 0
         assert stays.dht.stats()["own_names"] == 0
