@@ -158,6 +158,13 @@ class MemberHost:
 
     async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
         await self.connect(peer)
+        try:
+            return await self._inner.open_stream(peer, protocol)
+        except PeerError:
+            if peer in self._proven:
+                raise
+        # It was lost on the way. If the host has dialled anew, that connection had no proof yet.
+        await self.connect(peer)
         return await self._inner.open_stream(peer, protocol)
 
     def set_handler(self, protocol: str, handler: StreamHandler) -> None:

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 import trio
 from meshnode.dht.host import ConnectionEvent, Stream
+from meshnode.dht.peer_id import PeerId
 from meshnode.errors import MembershipError, PeerError
 from meshnode.node.identity import PROTOCOL, MemberInfo, Mesh
 from meshnode.node.transport.member import GateLimits, MemberHost, open_member_host
@@ -221,3 +222,25 @@ async def test_both_may_prove_at_the_same_time(autojump_clock: MockClock) -> Non
             for _ in range(5):
                 nursery.start_soon(assert_echoes, one, other)
                 nursery.start_soon(assert_echoes, other, one)
+
+
+async def test_a_stream_is_opened_though_the_connection_is_lost_and_made_anew_meanwhile(
+    autojump_clock: MockClock,
+) -> None:
+    async with town() as here:
+        one, other = await here.member(OURS, "one"), await here.member(OURS, "other")
+        await one.connect(other.peer_id)
+        inner = here.network.hosts[one.peer_id]
+        orderly = inner.open_stream
+
+        async def lose_it(peer: PeerId, protocol: str) -> Stream:
+            vars(inner).pop("open_stream")
+            here.network.drop(one.peer_id, other.peer_id)
+            await wait_all_tasks_blocked()
+            await inner.connect(peer)
+            raise PeerError("The peer does not speak that: it takes us for a stranger.")
+
+        vars(inner)["open_stream"] = lose_it
+        await assert_echoes(one, other)
+        assert inner.open_stream == orderly
+        assert one.connected_peers() == {other.peer_id}
