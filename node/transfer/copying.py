@@ -26,6 +26,9 @@ from .tracing import Tracer
 from .upload_flow import Lateness, PeerWindows, TurnPart, UploadSlots
 
 _LOOK_AGAIN_SECONDS = 0.25
+_SILENT_FACTOR = 2.0
+_LEAST_SILENT_SECONDS = 1.0
+"""A peer that signs nothing for so long, while copies wait there, has its copies made elsewhere."""
 _SLOWER_FACTOR = 2.0
 _SLOWER_SECONDS = 0.05
 """How much longer than the fastest the preferred member may take; differences below are noise."""
@@ -215,10 +218,11 @@ class CopyMaker:
             part.sent()
 
     async def _race(self, member: Member, attempt: _Round, part: TurnPart) -> bool:
-        """Ask `member`; when it is late and nothing else is to be sent, the next one as well."""
+        """Ask `member`; when it is late, the next one as well or instead. Whether it was made."""
         race = _Race()
+        began = trio.current_time()
         late_after = self.lateness.late_after()
-        alone = self._is_new_zone(member.zone, attempt)
+        new_zone = self._is_new_zone(member.zone, attempt)
         async with task_group() as tasks:
 
             async def run(runner: Member) -> None:
@@ -234,35 +238,46 @@ class CopyMaker:
             with trio.move_on_after(late_after):
                 await race.over.wait()
             while not race.over.is_set():
-                second = self._second(attempt, new_zone=alone)
-                if second is not None:
+                able = self._able(attempt, new_zone=new_zone)
+                if able and self.health.silent_since(member.peer, began) <= (
+                    trio.current_time() - max(_SILENT_FACTOR * late_after, _LEAST_SILENT_SECONDS)
+                ):
+                    self._note_silence(member)
+                    tasks.cancel_scope.cancel()  # and on to the next candidate
+                elif able and self._may_hedge(attempt.placement.size):
+                    second = self._fastest(able, attempt)
                     self._note_hedge(member, second, attempt.placement.size)
                     race.runners += 1
                     tasks.start_soon(run, second)
-                    break
+                    await race.over.wait()
                 with trio.move_on_after(_LOOK_AGAIN_SECONDS):
                     await race.over.wait()
         return race.won
 
-    def _second(self, attempt: _Round, *, new_zone: bool) -> Member | None:
-        """Who may be asked beside one that is late: the fastest that is idle enough."""
-        size = attempt.placement.size
-        if self.slots.anybody_waits or not self.lateness.may_spend(size):
-            return None
-        able = [
+    def _able(self, attempt: _Round, *, new_zone: bool) -> list[Member]:
+        """Who could be asked at once in place of one that is late, and is as good."""
+        return [
             member
             for member in attempt.candidates
             if (not new_zone or self._is_new_zone(member.zone, attempt))
             and not self.health.gone(member.peer)
             and self.health.rest(member.peer) <= 0
-            and self._windows.room(member.peer, size)
+            and self._windows.room(member.peer, attempt.placement.size)
         ]
-        if not able:
-            return None
-        stats = self._ctx.exchange.stats
+
+    def _may_hedge(self, size: int) -> bool:
+        return not self.slots.anybody_waits and self.lateness.may_spend(size)
+
+    def _fastest(self, able: list[Member], attempt: _Round) -> Member:
+        stats, size = self._ctx.exchange.stats, attempt.placement.size
         fastest = min(able, key=lambda m: stats.expected_seconds(m.peer, size, upload=True))
         attempt.candidates.remove(fastest)
         return fastest
+
+    def _note_silence(self, member: Member) -> None:
+        self.health.silent(member.peer)
+        self._tracer.peer(member.peer).hedged += 1
+        self._tracer.counts["moved"] += 1
 
     def _note_hedge(self, late: Member, second: Member, size: int) -> None:
         self.lateness.spend(size)

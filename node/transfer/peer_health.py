@@ -40,6 +40,10 @@ class _Health:
     busy_in_a_row: int = 0
     under_way: int = 0
     """Requests it has not answered yet."""
+    took_at: float = float("-inf")
+    """When it made a copy last."""
+    silences: int = 0
+    """How often in a row copies were made elsewhere because it signed nothing."""
     gone: str = ""
     """Why it is given up for this put; empty when it is not."""
 
@@ -90,7 +94,24 @@ class PeerHealth:
         """It made a copy."""
         health = self._of(peer)
         health.failures, health.busy_in_a_row, health.busy_since = 0, 0, None
-        self._progress = trio.current_time()
+        health.silences = 0
+        health.took_at = self._progress = trio.current_time()
+
+    def silent_since(self, peer: PeerId, began: float) -> float:
+        """Since when a peer with a request that began at `began` has signed nothing."""
+        return max(began, self._of(peer).took_at)
+
+    def silent(self, peer: PeerId) -> None:
+        """It signs nothing, and copies are made elsewhere: left alone for a while, as one that
+        failed, but never given up for it. It may only have a slow disk."""
+        health, now = self._of(peer), trio.current_time()
+        if health.resting_until > now:
+            return  # the same silence once more
+        self._tracer.note("signed nothing for a while; its copies are made elsewhere", peer)
+        rest = min(BACKOFF_BASE_SECONDS * 2.0 ** (health.silences + 3), BACKOFF_CAP_SECONDS)
+        health.silences += 1
+        health.resting_since, health.resting_until = now, now + rest
+        self._tracer.peer(peer).resting += rest
 
     def failed(self, peer: PeerId, began: float, error: MeshError) -> None:
         """A request that began at `began` failed, or was refused."""

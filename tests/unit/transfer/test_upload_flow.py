@@ -91,8 +91,9 @@ async def test_a_slow_peer_does_not_hold_up_those_that_are_fast(
         mesh.exchange.forget_statistics()
     uneven = await mesh.putter().put([make_file(12_000_000, "b", 2)], PutOptions(chunker="fixed"))
     assert uneven.outcome == "stored"
-    # Two of three lines are left, and what the slow one takes until it is known.
-    assert uneven.seconds < 1.5 * equal.seconds + (1 if known else 5)
+    # Two of three lines are left, and what the slow one takes until it is known. Were each chunk to
+    # wait for the member ranked first, it would be four times as long.
+    assert uneven.seconds < 2.2 * equal.seconds
     assert slow.puts or known
 
 
