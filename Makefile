@@ -8,7 +8,7 @@ PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-p
 
 INTEROP_JS := tests/interop/js
 
-.PHONY: help install demo test interop check format bench clean
+.PHONY: help install demo test interop check format bench sim-transfer clean
 
 help:
 	@echo "make demo    a local testnet of 5 real nodes keeps a file and a folder"
@@ -17,6 +17,7 @@ help:
 	@echo "make check   ruff and mypy --strict"
 	@echo "make bench   measure against cp and plain HTTP"
 	@echo "make bench-transport  the transport against py-libp2p and plain TCP"
+	@echo "make sim-transfer     gets over modelled links on virtual time, as a table"
 	@echo "make format  let ruff mend what it can"
 	@echo "make clean   remove $(VENV) and caches"
 
@@ -70,6 +71,9 @@ bench: $(STAMP)
 
 bench-transport: $(STAMP)
 	$(BIN)/python -m tests.bench.transport
+
+sim-transfer: $(STAMP)
+	$(BIN)/python -m tests.simulation.transfer
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

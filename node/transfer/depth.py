@@ -12,6 +12,7 @@ FIRST_DEPTH = 4
 LEAST_DEPTH = 2
 MOST_DEPTH = 64
 _WINDOWS_BETWEEN_TRIES = 4
+_CAUTIOUS_SECONDS = 10.0
 _WORTH = 0.5
 """Of the gain that more brings on a link bound by latency alone, the share it must bring."""
 
@@ -59,6 +60,10 @@ class AdaptiveDepth:
         self._slow_start = False
         self._before, self._wait = None, _WINDOWS_BETWEEN_TRIES
         self._begin_window(None)
+
+    def recently_halved(self, now: float) -> bool:
+        """Whether requests were given up a moment ago."""
+        return now < self._halved_at + _CAUTIOUS_SECONDS
 
     def _judge(self, goodput: float) -> None:
         if self._before is not None:

@@ -12,6 +12,8 @@ from .rounds import round_is_over, waits_for_busy
 from .state import State
 from .vocabulary import Answer, ReadHere, Why
 
+STRANGERS_SHARE = 1 / 4
+"""Of choices that go to somebody of whom nothing is known yet, as long as there is one."""
 _LOOK_AHEAD = 16
 """Ready chunks nobody can take now that are passed over for later ones."""
 
@@ -89,8 +91,13 @@ def _best(state: State, peers: Sequence[Peer], chunk: Chunk) -> Peer | None:
         return None
     if not state.policy.prefer_fast:
         return min(with_room, key=lambda peer: peer.times_asked)
-    if len(with_room) > 1 and _may_explore(state) and state.rng.random() < EXPLORATION_SHARE:
-        return min(with_room, key=lambda peer: (len(peer.requests), peer.times_asked))
+    if len(with_room) > 1 and _may_explore(state):
+        strangers = [peer for peer in with_room if not peer.is_known and not peer.requests]
+        share = STRANGERS_SHARE if strangers else EXPLORATION_SHARE
+        if state.rng.random() < share:
+            return min(
+                strangers or with_room, key=lambda peer: (len(peer.requests), peer.times_asked)
+            )
     # Also the full ones: a fast peer's next turn may come before a slow idle one is finished.
     lively = [peer for peer in peers if not state.is_quiet(peer)] or with_room
     best = min(lively, key=lambda peer: (peer.finish_seconds(chunk.size), peer.times_asked))

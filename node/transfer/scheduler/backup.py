@@ -22,6 +22,7 @@ from .vocabulary import Why
 _LATE_FACTOR = 3.0
 _GAIN = 0.5
 """Of the time the owner still needs, what another peer may need at most to be worth it."""
+_MARGIN_SECONDS = 0.02
 _MOST_STEALS = 3
 """Per chunk and round: when everybody is late, moving it about helps nobody."""
 
@@ -51,27 +52,24 @@ def late_at(state: State, request: Request) -> float:
 
 def _use_idle(state: State) -> None:
     """Let peers without work take over what they would finish in half the time."""
-    busy = [r for r in state.requests.values() if len(r.chunk.requests) == 1]
-    if not busy:
+    if not any(peer.is_idle(state.now) for peer in state.peers.values()):
         return
+    # What is begun is ended where it began, but for the last ones.
     ending = _is_ending(state)
-    for request in sorted(busy, key=lambda r: -state.remaining_seconds(r)):
-        if request.started and not ending:
-            continue
-        if request.started or _has_idle_holder(state, request):
-            _second(state, request, Why.ENDGAME if request.started else Why.STOLEN)
+    candidates = [
+        request
+        for request in state.requests.values()
+        if len(request.chunk.requests) == 1
+        and (ending if request.started else _may_move(state, request))
+    ]
+    for request in sorted(candidates, key=lambda r: -state.remaining_seconds(r)):
+        _second(state, request, Why.ENDGAME if request.started else Why.STOLEN)
 
 
 def _is_ending(state: State) -> bool:
     """Whether nothing is left to begin."""
     chunks = state.chunks
     return chunks.all_seen and len(chunks.known) == len(chunks.active)
-
-
-def _has_idle_holder(state: State, request: Request) -> bool:
-    return any(
-        not state.peer(peer).requests for peer in request.chunk.holders if peer in state.peers
-    )
 
 
 def _second(state: State, request: Request, why: Why) -> None:
@@ -81,7 +79,7 @@ def _second(state: State, request: Request, why: Why) -> None:
         return
     late = why is Why.HEDGE
     within = state.remaining_seconds(request) * (1.0 if late else _GAIN)
-    peer = _other(state, request, within)
+    peer = _other(state, request, within, idle=not late)
     if peer is None:
         return
     affordable = state.budget.allows(chunk.size) and state.bytes_fit(chunk.size)
@@ -89,7 +87,7 @@ def _second(state: State, request: Request, why: Why) -> None:
         chunk.backups += 1
         state.hedges += 1
         state.ask(chunk, peer, why, charged=chunk.size)
-    elif not request.started and chunk.steals < _MOST_STEALS:
+    elif chunk.steals < _MOST_STEALS and _may_move(state, request):
         chunk.steals += 1
         state.steals += 1
         reason = "it was late" if late else "an idle peer will be faster"
@@ -97,8 +95,18 @@ def _second(state: State, request: Request, why: Why) -> None:
         state.ask(chunk, peer, Why.STOLEN)
 
 
-def _other(state: State, request: Request, within: float) -> Peer | None:
-    """The best peer beside the owner, if it should be finished `within` seconds."""
+def _may_move(state: State, request: Request) -> bool:
+    """Whether its peer will hear of the cancellation before it begins to send."""
+    peer = request.peer
+    if request.started or state.is_quiet(peer):
+        return not request.started
+    ahead = (peer.bytes_before(request) - request.missing) / peer.rate
+    return ahead > peer.latency + _MARGIN_SECONDS
+
+
+def _other(state: State, request: Request, within: float, *, idle: bool) -> Peer | None:
+    """The best peer beside the owner, if it should be finished `within` seconds; among those
+    without work only, with `idle`."""
     size, timeout = request.chunk.size, state.policy.chunk_timeout
     candidates: Sequence[Peer] = [
         peer
@@ -106,7 +114,7 @@ def _other(state: State, request: Request, within: float) -> Peer | None:
         if peer is not request.peer
         and peer.available(state.now)
         and not state.is_quiet(peer)
-        and peer.has_room(size, timeout)
+        and (not peer.requests if idle else peer.has_room(size, timeout))
     ]
     best = min(candidates, key=lambda peer: peer.finish_seconds(size), default=None)
     return best if best is not None and best.finish_seconds(size) < within else None

@@ -215,6 +215,7 @@ class Scheduler:
             if chunk.phase is not Phase.READY or chunk.index < event.first or jumped:
                 chunks.drop(chunk.index)
         if jumped:
+            self._looked_for.clear()  # nobody waits for the lookup that is under way
             self._width = state.policy.first_window
             state.story.add(state.now, What.MOVED, event.first)
 

@@ -28,6 +28,8 @@ _LEAST_SERVICE_PER_BYTE = 1e-11
 _LATENCIES = 64
 _ENOUGH_LATENCIES = 8
 _CREEP = 0.1
+_LEAST_PENALTY = 1.0
+_MOST_PENALTY = 60.0
 
 HEDGE_FLOOR = 0.1
 """Seconds of silence below which nobody is late: a busy interpreter on either side takes some."""
@@ -110,10 +112,15 @@ class Peer:
         """In a row."""
         self.on_probation = False
         """Failed last time: one request at a time until it delivers."""
+        self.penalty = 0.0
+        """Seconds it is thought to be slower by, because it was silent when it should not have
+        been; until it delivers."""
         self.busy_cap: float | None = None
         """Requests at once that it last was content with; creeps up while it delivers."""
         self._service = ServiceRate()
         self._silences: deque[float] = deque(maxlen=_LATENCIES)
+        self._p95: float | None = None
+        """Of its silences, once there are enough."""
         self._base_latency: float | None = None
         self._score: Score | None = None
         self._prior: float | None = None
@@ -142,6 +149,11 @@ class Peer:
     # --- what is expected ---
 
     @property
+    def is_known(self) -> bool:
+        """Whether its rate was ever measured."""
+        return self._rate is not None
+
+    @property
     def rate(self) -> float:
         """Bytes per second."""
         return PRESUMED_RATE if self._rate is None else max(self._rate, _LEAST_RATE)
@@ -154,16 +166,15 @@ class Peer:
         return PRESUMED_LATENCY if known is None else known
 
     def finish_seconds(self, size: int) -> float:
-        """(queued + size) / rate + latency."""
-        return (self.missing_bytes + self._foreign + size) / self.rate + self.latency
+        """(queued + size) / rate + latency, and more while it has something to make good."""
+        queued = self.missing_bytes + self._foreign
+        return (queued + size) / self.rate + self.latency + self.penalty
 
     def hedge_after(self, response_timeout: float) -> float:
         """Seconds of silence after which it is late: twice the 95th percentile of its silences."""
-        if len(self._silences) >= _ENOUGH_LATENCIES:
-            ranked = sorted(self._silences)
-            p95: float | None = ranked[int(0.95 * (len(ranked) - 1))]
-        else:
-            p95 = None if self._score is None else self._score.latency_p95
+        p95 = self._p95
+        if p95 is None and self._score is not None:
+            p95 = self._score.latency_p95
         if p95 is None:
             return response_timeout
         return min(max(_LATE_FACTOR * p95, HEDGE_FLOOR), response_timeout)
@@ -226,6 +237,8 @@ class Peer:
     def _first_byte(self, asked_at: float, at: float) -> None:
         silence = max(at - max(asked_at, self.heard_at), 0.0)
         self._silences.append(silence)
+        if len(self._silences) >= _ENOUGH_LATENCIES:
+            self._p95 = sorted(self._silences)[int(0.95 * (len(self._silences) - 1))]
         if asked_at >= self.heard_at:  # nothing else was under way: this is the round trip
             base = self._base_latency
             self._base_latency = silence if base is None else min(base, silence)
@@ -236,9 +249,15 @@ class Peer:
 
     def delivered(self) -> None:
         self.on_probation = False
+        self.penalty = 0.0
         self.times_busy = 0
         if self.busy_cap is not None:
             self.busy_cap += _CREEP / self.busy_cap
+
+    def was_silent(self) -> None:
+        """Another peer delivered what it was late with, before it sent anything."""
+        self.on_probation = True
+        self.penalty = min(max(2 * self.penalty, _LEAST_PENALTY), _MOST_PENALTY)
 
     def said_busy(self, until: float) -> None:
         """It asked to be left alone until then, after its request was taken off."""
@@ -248,6 +267,10 @@ class Peer:
 
     def available(self, now: float) -> bool:
         return not (self.shed or self.left) and self.allowed and now >= self.resting_until
+
+    def is_idle(self, now: float) -> bool:
+        """Without work, and to be asked."""
+        return not self.requests and self.available(now)
 
     def is_resting(self, now: float) -> bool:
         """Well, and asked to be left alone."""

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from ....dht.peer_id import PeerId
-from ..depth import FIRST_DEPTH, AdaptiveDepth
+from ..depth import FIRST_DEPTH, MOST_DEPTH, AdaptiveDepth
 from .chunks import Chunk, Chunks
 from .hedging import HedgeBudget
 from .peers import Peer, Request
@@ -45,14 +45,28 @@ class State:
         self._scores = scores
         self._next_request = 1
         self._looked: set[PeerId] = set()
+        self._mean_size = max(sum(sizes) / max(len(sizes), 1), 1.0)
+        self._pipes = 0
 
     # --- reading ---
 
     @property
     def most_chunks(self) -> int:
+        """Chunks that may be under way now."""
         if self.policy.most_chunks is not None:
             return self.policy.most_chunks
-        return FIRST_DEPTH if self.depth is None else self.depth.depth
+        return FIRST_DEPTH if self.depth is None else max(self.depth.depth, self._pipes)
+
+    def _chunks_that_fill_pipes(self) -> int:
+        """Of the peers in use, each: the chunk it sends, and those asked for within a round trip.
+
+        Trying out finds more; but not below this, unless it has led to timeouts.
+        """
+        if self.depth is None or self.depth.recently_halved(self.now):
+            return 0
+        in_use = [peer for peer in self.peers.values() if peer.is_known and peer.requests]
+        wanted = sum(1 + peer.rate * peer.latency / self._mean_size for peer in in_use)
+        return min(int(wanted), MOST_DEPTH)
 
     @property
     def is_serial(self) -> bool:
@@ -65,6 +79,7 @@ class State:
         self.now = max(now, self.now)
         self.decisions = []
         self._looked.clear()
+        self._pipes = self._chunks_that_fill_pipes()
 
     def peer(self, peer_id: PeerId) -> Peer:
         """The peer, its statistics read at most once per step."""
@@ -137,11 +152,14 @@ class State:
         its first byte, or is silent. One that is alive may have sent it all by the time it hears
         of the cancellation.
         """
+        is_quiet = self.is_quiet(loser.peer)
+        if winner is not None and is_quiet:
+            loser.peer.was_silent()
         charged = 0
         for ident in loser.chunk.requests:
             charged += self.requests[ident].charged
             self.requests[ident].charged = 0
-        if charged and not loser.started and (winner is None or self.is_quiet(loser.peer)):
+        if charged and not loser.started and (winner is None or is_quiet):
             self.budget.give_back(charged)
 
     def answered(self, chunk: Chunk, peer: Peer, answer: Answer, *, tried: bool = True) -> None:
