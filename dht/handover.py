@@ -178,6 +178,14 @@ class Handover:
         alive = self._locator.everyone()
         own = peer_position(self._own)
         visited = 0
+        # Values first: should time run out, nobody else may have them.
+        for publisher, moved in self._kept_values(now):
+            for heir in heirs_of(position(moved.key), publisher):
+                load = loads.setdefault(heir, _Load())
+                (load.values if publisher in alive else load.last_copies).append(moved)
+            visited += 1
+            if visited % _SLICE == 0:
+                await trio.lowlevel.checkpoint()
         for publisher, digests in self._chunks.by_publisher():
             if self._contacts.is_down(publisher):
                 # It could not confirm that it still holds anything.
@@ -190,13 +198,6 @@ class Handover:
                 visited += 1
                 if visited % _SLICE == 0:
                     await trio.lowlevel.checkpoint()
-        for publisher, moved in self._kept_values(now):
-            for heir in heirs_of(position(moved.key), publisher):
-                load = loads.setdefault(heir, _Load())
-                (load.values if publisher in alive else load.last_copies).append(moved)
-            visited += 1
-            if visited % _SLICE == 0:
-                await trio.lowlevel.checkpoint()
 
     def _kept_values(self, now: float) -> Iterable[tuple[PeerId, MovedValue]]:
         for key, kept in self._values.kept(now):
