@@ -27,7 +27,6 @@ from .records_wire import Verdict
 from .settings import DhtSettings
 from .validators import check_lifetime
 
-
 _BROUGHT_PER_BOX = 24
 """Notices in one mailbox that one peer brought, whoever signed them."""
 
