@@ -152,9 +152,13 @@ class Contacts:
             self._rows.delete(RowKind.PEER, bytes(peer), b"")
         self.table.evict(peer)
 
+    def group(self, peer: PeerId) -> str | None:
+        """The public network `peer` is in, if any."""
+        return network_group(self._host.known_addresses(peer))
+
     def _group(self, peer: PeerId) -> str | None:
         """The network of a peer that is not in the table yet: once there, it stays."""
-        return None if peer in self.table else network_group(self._host.known_addresses(peer))
+        return None if peer in self.table else self.group(peer)
 
     # --- across restarts ----------------------------------------------------------------------
 

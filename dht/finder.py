@@ -142,7 +142,8 @@ class Finder:
         try:
             self._start_wave(search, answers, responsible, _FIRST_WAVE, trace)
             await self._listen(search, answers, trio.current_time() + _LATE_AFTER)
-            self._start_wave(search, answers, responsible, self._settings.k, trace)
+            # Where peers crowd around a key, more than k are responsible for it.
+            self._start_wave(search, answers, responsible, 2 * self._settings.k, trace)
             await self._listen(search, answers, trio.current_time() + _PATIENCE)
         finally:
             answers.close()

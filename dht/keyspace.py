@@ -18,6 +18,7 @@ BITS = 256
 DIGEST_BYTES = 32
 _BLAKE3_MULTIHASH = b"\x1e\x20"
 _CROWD = 8
+_CROWDED = 4
 MANIFEST_NAMESPACE = b"/meshnode/"
 
 
@@ -125,6 +126,32 @@ class PeerIndex:
             low, high = self._smallest_range_with(target, count, BITS)
             return self._positions[low:high]
         return pool
+
+    def responsible(self, target: int, count: int, mesh_size: float) -> list[PeerId]:
+        """The peers for a key at `target` in a mesh of `mesh_size`: mostly the `count` nearest.
+
+        When these lie much nearer than chance puts them, somebody may have placed peers around the
+        key to have it to themselves (Sridhar et al., "Content censorship in IPFS", 2024). Then as
+        many more are taken, one out of each cell of the distance within which `count` peers are
+        to be expected: whoever crowds the first cell, is alone in that one only.
+        """
+        near = self.closest(target, count)
+        if len(near) < count or len(self) <= 2 * count:
+            return near
+        expected = int(count / max(mesh_size, 1.0) * 2.0**BITS)
+        if _CROWDED * (peer_position(near[-1]) ^ target) >= expected:
+            return near
+        return list(dict.fromkeys([*near, *self._one_per_cell(target, count, expected)]))
+
+    def _one_per_cell(self, target: int, cells: int, reach: int) -> list[PeerId]:
+        low, high = self._range(target, max(0, BITS - reach.bit_length()))
+        nearest: dict[int, int] = {}
+        for at in self._positions[low:high]:
+            distance = at ^ target
+            cell = distance * cells // reach
+            if cell < cells:
+                nearest[cell] = min(distance, nearest.get(cell, distance))
+        return [self._peer_at[distance ^ target] for _, distance in sorted(nearest.items())]
 
     def is_among_closest(self, peer: PeerId, target: int, count: int) -> bool:
         """Whether `peer` is one of the `count` peers nearest to `target`."""
