@@ -242,7 +242,7 @@ class CopyMaker:
                 if able and self.health.silent_since(member.peer, began) <= (
                     trio.current_time() - max(_SILENT_FACTOR * late_after, _LEAST_SILENT_SECONDS)
                 ):
-                    self._note_silence(member)
+                    self._note_silence(member, attempt.placement.size)
                     tasks.cancel_scope.cancel()  # and on to the next candidate
                 elif able and self._may_hedge(attempt.placement.size):
                     second = self._fastest(able, attempt)
@@ -274,9 +274,11 @@ class CopyMaker:
         attempt.candidates.remove(fastest)
         return fastest
 
-    def _note_silence(self, member: Member) -> None:
+    def _note_silence(self, member: Member, size: int) -> None:
         self.health.silent(member.peer)
-        self._tracer.peer(member.peer).hedged += 1
+        tally = self._tracer.peer(member.peer)
+        tally.hedged += 1
+        tally.wasted += size
         self._tracer.counts["moved"] += 1
 
     def _note_hedge(self, late: Member, second: Member, size: int) -> None:

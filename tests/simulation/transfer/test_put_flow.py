@@ -191,7 +191,8 @@ async def test_a_peer_that_freezes_at_the_end_costs_its_lateness(
         assert report.outcome == "stored"
         (trace,) = traces.kept
         wasted = sum(part.wasted for part in trace.peers)
-        assert 0 < wasted <= 0.05 * 1.02 * size
+        moved = trace.counts.get("moved", 0) * 66_000  # what a frozen peer has is sent again anyway
+        assert 0 < wasted <= 0.05 * 1.02 * size + moved
         # Its silence is noticed in about a second; then it has the usual time to be read back from.
         waited = trace.phase("confirming").busy
         assert trace.seconds - waited < calm.seconds + 3
