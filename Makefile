@@ -17,6 +17,8 @@ help:
 	@echo "make check   ruff and mypy --strict"
 	@echo "make bench   measure against cp and plain HTTP"
 	@echo "make bench-transport  the transport against py-libp2p and plain TCP"
+	@echo "make bench-dht  the DHT over real processes, and against py-libp2p's KadDHT"
+	@echo "make sim     the DHT in simulated meshes of up to 10,000 nodes; tables"
 	@echo "make sim-transfer     gets over modelled links on virtual time, as a table"
 	@echo "make format  let ruff mend what it can"
 	@echo "make clean   remove $(VENV) and caches"
@@ -71,6 +73,12 @@ bench: $(STAMP)
 
 bench-transport: $(STAMP)
 	$(BIN)/python -m tests.bench.transport
+
+bench-dht: $(STAMP)
+	$(BIN)/python -m tests.bench.dht
+
+sim: $(STAMP)
+	$(BIN)/python -m tests.simulation.dht_report
 
 sim-transfer: $(STAMP)
 	$(BIN)/python -m tests.simulation.transfer

@@ -69,11 +69,18 @@ class SimNetwork:
         self._side: dict[PeerId, int] = {}
         self._partitions = 0
 
-    def add_host(self, peer_id: PeerId | None = None, *, address: str | None = None) -> SimHost:
+    def add_host(
+        self,
+        peer_id: PeerId | None = None,
+        *,
+        address: str | None = None,
+        kind: type[SimHost] | None = None,
+    ) -> SimHost:
         """A new host; restarts a killed one.
 
         Args:
             address: where it listens, a multiaddr nobody else has; without one, a new one.
+            kind: a class that extends `SimHost`.
         """
         if peer_id is None:
             peer_id = PeerId.from_ed25519(self._rng.randbytes(32))
@@ -84,7 +91,7 @@ class SimNetwork:
             address = f"/ip4/10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}/tcp/4001"
         elif address in self._by_address and self._by_address[address].alive:
             raise ValueError(f"{address} is taken")
-        host = SimHost(self, peer_id, address, random.Random(self._rng.random()))
+        host = (kind or SimHost)(self, peer_id, address, random.Random(self._rng.random()))
         self.hosts[peer_id] = self._by_address[address] = host
         return host
 
@@ -232,6 +239,8 @@ class SimHost:
         self.refusing = False
         """Refuse new inbound connections (a full host, a firewall that answers)."""
         self.handler_failures = 0
+        self.bytes_sent = 0
+        """What was written to streams, without what a real network adds."""
         self._peer_id = peer_id
         self._address = address
         self._book = AddressBook(peer_id, per_peer=self.limits.max_addresses_per_peer)

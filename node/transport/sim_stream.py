@@ -338,6 +338,7 @@ class SimStream:
                 room = await self._window()
                 size = min(room, _SEGMENT, len(view))
                 self._open_window -= size
+                self._host.bytes_sent += size
                 arrival = self._connection.ways[self._host.peer_id].transmit(size)
                 self._twin._deliver(arrival, bytes(view[:size]))
                 view = view[size:]
