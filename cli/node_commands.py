@@ -102,10 +102,22 @@ def status(invocation: Invocation) -> int:
         ("room", text.size(store.get("available_bytes"))),
         ("version", answer.get("version")),
     ]  # fmt: skip
+    rows += [(name, _flow(answer, name)) for name in ("upload", "download")]
     for label, value in rows:
-        click.echo(f"{label + ':':<9}{text.visible(value)}")
+        click.echo(f"{label + ':':<10}{text.visible(value)}")
     _warn_of_rebuilt_store(answer)
     return EXIT_OK
+
+
+def _flow(answer: JsonObject, direction: str) -> str:
+    """What a node moves just now, and what it may: `1.2 MB/s now, at most 5 MB/s`."""
+    flow = _dict(_dict(answer.get("bandwidth")).get(direction))
+    told = f"{text.size(flow.get('rate'))}/s now"
+    if limit := flow.get("limit"):
+        told += f", at most {text.size(limit)}/s"
+    if limit := flow.get("per_peer_limit"):
+        told += f", at most {text.size(limit)}/s per peer"
+    return told
 
 
 @click.command(short_help="List the members this node knows.")

@@ -9,6 +9,7 @@ from .edit import default_config_text, set_value
 from .load import check_document, load_config, read_document
 from .model import (
     SETTINGS,
+    BandwidthSettings,
     ChunkSettings,
     Config,
     IngestSettings,
@@ -22,11 +23,13 @@ from .model import (
     StorageSettings,
 )
 from .paths import Paths, find_paths
+from .schedule import limits_at, parse_entry
 from .show import Entry, entries, get_entry, get_value, render
 from .sizes import format_size, parse_size
 
 __all__ = [
     "SETTINGS",
+    "BandwidthSettings",
     "ChunkSettings",
     "Config",
     "Entry",
@@ -47,7 +50,9 @@ __all__ = [
     "format_size",
     "get_entry",
     "get_value",
+    "limits_at",
     "load_config",
+    "parse_entry",
     "parse_size",
     "read_document",
     "render",

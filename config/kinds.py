@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
 from .addresses import ADDRESS_EXAMPLE, parse_address
-from .sizes import SIZE_EXAMPLES, format_size, parse_size
+from .schedule import SCHEDULE_EXAMPLE, format_entry, parse_entry
+from .sizes import SIZE_EXAMPLES, format_rate, format_size, parse_rate, parse_size
 
 T = TypeVar("T")
 Word = TypeVar("Word", bound=str)
@@ -137,6 +138,73 @@ class Size:
 
     def to_toml(self, value: int) -> str:
         return json.dumps(format_size(value)) if value else "0"
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Bytes per second; 0 sets no limit."""
+
+    low: int
+    high: int
+    type_name: str = "bytes per second"
+
+    @property
+    def allowed(self) -> str:
+        bounds = f"{format_rate(self.low)} to {format_rate(self.high)}"
+        return f'0 (no limit), or {bounds}, in bytes per second or text such as "10 MB/s"'
+
+    def parse(self, found: object) -> int:
+        if isinstance(found, str):
+            found = parse_rate(found)
+        if not isinstance(found, int) or isinstance(found, bool):
+            raise ValueError
+        if found and not self.low <= found <= self.high:
+            raise ValueError
+        return found
+
+    def parse_text(self, text: str) -> int:
+        return self.parse(text)
+
+    def to_toml(self, value: int) -> str:
+        return json.dumps(format_rate(value)) if value else "0"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Entries of a timetable of bandwidth limits, in the form `format_entry` gives them."""
+
+    type_name: str = "list of timetable entries"
+
+    @property
+    def allowed(self) -> str:
+        return f"a list of at most {MAX_LIST_ITEMS} entries such as {SCHEDULE_EXAMPLE}"
+
+    def parse(self, found: object) -> tuple[str, ...]:
+        if isinstance(found, str) or not isinstance(found, Sequence):
+            raise ValueError
+        if len(found) > MAX_LIST_ITEMS:
+            raise ValueError(f"{len(found)} are too many")
+        return tuple(self._checked(item) for item in found)
+
+    def parse_text(self, text: str) -> tuple[str, ...]:
+        if text.lstrip().startswith("["):
+            try:
+                return self.parse(json.loads(text))
+            except (json.JSONDecodeError, RecursionError):
+                raise ValueError("not a list") from None
+        # Days are separated by commas, so entries cannot be.
+        return self.parse([item.strip() for item in text.split(";") if item.strip()])
+
+    def to_toml(self, value: tuple[str, ...]) -> str:
+        return json.dumps(list(value))
+
+    def _checked(self, item: object) -> str:
+        if not isinstance(item, str):
+            raise ValueError(f"{item!r:.60} is not text")
+        try:
+            return format_entry(parse_entry(item))
+        except ValueError as error:
+            raise ValueError(f"{item[:80]!r}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,7 +215,8 @@ class _Draft:
             storage=replace(base.storage, **self._of("storage")),
             network=replace(base.network, **self._of("network")),
             performance=PerformanceSettings(
-                chunks=replace(base.performance.chunks, **self._of("performance.chunks"))
+                chunks=replace(base.performance.chunks, **self._of("performance.chunks")),
+                bandwidth=replace(base.performance.bandwidth, **self._of("performance.bandwidth")),
             ),
             ingest=replace(base.ingest, **self._of("ingest")),
             limits=replace(base.limits, **self._of("limits")),

@@ -20,6 +20,8 @@ from .kinds import (
     IntegerOrAuto,
     Kind,
     Label,
+    Rate,
+    Schedule,
     Seconds,
     Size,
 )
@@ -209,11 +211,45 @@ class ChunkSettings:
     )
 
 
+def _rate(about: str, why: str) -> int:
+    return _setting(Rate(64 * KIB, 100 * GIB), 0, about, why)
+
+
+@dataclass(frozen=True, slots=True)
+class BandwidthSettings:
+    """How much of the line chunks may take. What people wait for goes first within the limits."""
+
+    upload: int = _rate(
+        "The most that leaves this node for all peers together.",
+        "The uplink is shared with people or other programs.",
+    )
+    download: int = _rate(
+        "The most that this node takes in from all peers together.",
+        "The downlink is shared with people or other programs.",
+    )
+    per_peer_upload: int = _rate(
+        "The most that leaves this node for any one peer.",
+        "One eager peer should not take all there is.",
+    )
+    per_peer_download: int = _rate(
+        "The most that this node takes in from any one peer.",
+        "Peers with little to give should be spared.",
+    )
+    schedule: tuple[str, ...] = _setting(
+        Schedule(),
+        (),
+        "Other limits at certain times, in the local time of this machine; what an entry does not "
+        "name stays as set above, and of several that hold the last one counts.",
+        "The line is busy by day and free by night.",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class PerformanceSettings:
     """Groups the sections on speed."""
 
     chunks: ChunkSettings = field(default_factory=ChunkSettings)
+    bandwidth: BandwidthSettings = field(default_factory=BandwidthSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +359,7 @@ SectionType = (
     | type[StorageSettings]
     | type[NetworkSettings]
     | type[ChunkSettings]
+    | type[BandwidthSettings]
     | type[IngestSettings]
     | type[LimitSettings]
     | type[LogSettings]
@@ -333,6 +370,7 @@ SECTIONS: Mapping[str, SectionType] = {
     "storage": StorageSettings,
     "network": NetworkSettings,
     "performance.chunks": ChunkSettings,
+    "performance.bandwidth": BandwidthSettings,
     "ingest": IngestSettings,
     "limits": LimitSettings,
     "log": LogSettings,

@@ -32,6 +32,16 @@ def parse_size(text: str) -> int:
     return int(Fraction(number) * factor)
 
 
+def parse_rate(text: str) -> int:
+    """Bytes per second in `text`: a size, with or without `/s`. Raises like `parse_size`."""
+    return parse_size(text.strip().removesuffix("/s").rstrip())
+
+
+def format_rate(rate: int) -> str:
+    """The shortest exact way to write `rate` that `parse_rate` reads back: `10 MB/s`."""
+    return f"{format_size(rate)}/s"
+
+
 def format_size(size: int) -> str:
     """The shortest exact way to write `size` that `parse_size` reads back: `1 GiB`, `1500 B`."""
     fitting = [unit for unit, factor in _UNITS.items() if size and size % factor == 0]

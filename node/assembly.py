@@ -6,6 +6,7 @@ chunk server, background tasks, bootstrap. Every task lives in the one nursery o
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ..config import Config
 from ..dht import Dht, DhtSettings, open_dht
 from ..dht.settings import KAD_PROTOCOL
 from ..errors import MeshError
+from .bandwidth import follow_schedule, limits_now
 from .bootstrap import Bootstrap
 from .exchange import (
     Exchange,
@@ -25,7 +27,9 @@ from .exchange import (
     PeerInfo,
     PeerStatsTable,
     ServerLimits,
+    Traffic,
     open_exchange,
+    open_traffic,
     serve,
 )
 from .identity import Identity, MemberInfo, Mesh
@@ -54,6 +58,7 @@ class Parts:
     store: Store
     host: MemberHost
     exchange: Exchange
+    traffic: Traffic
     dht: Dht
     members: Members
     announcer: Announcer
@@ -81,8 +86,18 @@ async def open_parts(config: Config, *, serve_peers: bool) -> AsyncIterator[Part
         host = await _open_host(stack, config, identity, mesh, serve_peers=serve_peers)
         saved_stats = store.key_value("peer_stats")
         stats = PeerStatsTable()
+        bandwidth = config.performance.bandwidth
+        traffic = await stack.enter_async_context(
+            open_traffic(limits_now(bandwidth, time.localtime()))
+        )
         exchange = await stack.enter_async_context(
-            open_exchange(host, identity=identity, settings=_exchange_settings(config), stats=stats)
+            open_exchange(
+                host,
+                identity=identity,
+                settings=_exchange_settings(config),
+                stats=stats,
+                traffic=traffic,
+            )
         )
         dht = await stack.enter_async_context(
             open_dht(host, store.records, _dht_settings(config), signer=identity, realm=mesh.id)
@@ -100,6 +115,7 @@ async def open_parts(config: Config, *, serve_peers: bool) -> AsyncIterator[Part
                 limits=_server_limits(config),
                 on_stored=promises.keep_for_peer,
                 on_release=promises.release_for_peer,
+                traffic=traffic,
             )
         )
         bootstrap = Bootstrap(host, dht, [*config.network.bootstrap, *mesh.bootstrap])
@@ -116,6 +132,7 @@ async def open_parts(config: Config, *, serve_peers: bool) -> AsyncIterator[Part
             nursery.start_soon(releaser.run)
             nursery.start_soon(collector.run)
             nursery.start_soon(_keep_stats, stats, saved_stats)
+            nursery.start_soon(follow_schedule, traffic, bandwidth)
             yield Parts(
                 config=config,
                 identity=identity,
@@ -123,6 +140,7 @@ async def open_parts(config: Config, *, serve_peers: bool) -> AsyncIterator[Part
                 store=store,
                 host=host,
                 exchange=exchange,
+                traffic=traffic,
                 dht=dht,
                 members=members,
                 announcer=announcer,

@@ -22,8 +22,9 @@ from ..errors import MeshError, TransferError, WeakError
 from .allocator import trim
 from .assembly import Parts, open_parts
 from .content import DirectoryManifest, FileManifest, Link
+from .exchange import Pipe
 from .keeper import CatalogueEntry
-from .status import NodeStatus, PeerStatus, RemoveReport
+from .status import FlowStatus, NodeStatus, PeerStatus, RemoveReport
 from .transfer import (
     GetOptions,
     GetReport,
@@ -225,7 +226,7 @@ class Node:
 
     async def status(self) -> NodeStatus:
         """Who and where this node is, what it holds, whom it sees."""
-        parts = self._parts
+        parts, limits = self._parts, self._parts.traffic.limits
         return NodeStatus(
             name=parts.config.node.name,
             zone=parts.config.node.zone,
@@ -246,6 +247,8 @@ class Node:
             store=await parts.store.chunks.stats(),
             store_rebuilt=parts.store.rebuilt,
             counters={**parts.dht.stats(), **parts.host.stats()},
+            upload=_flow(parts.traffic.up, limits.upload, limits.per_peer_upload),
+            download=_flow(parts.traffic.down, limits.download, limits.per_peer_download),
         )
 
     async def peers(self) -> list[PeerStatus]:
@@ -295,6 +298,10 @@ class Node:
 
     async def wait_stop_requested(self) -> None:
         await self._stop_requested.wait()
+
+
+def _flow(pipe: Pipe, limit: int, per_peer: int) -> FlowStatus:
+    return FlowStatus(limit, per_peer, pipe.rate, pipe.total)
 
 
 def _as_link(link: Link | str) -> Link:

@@ -10,6 +10,18 @@ from .store.protocol import StoreStats
 
 
 @dataclass(frozen=True, slots=True)
+class FlowStatus:
+    """Bodies of chunks in one direction. Bytes and bytes per second; a limit of 0 is none."""
+
+    limit: int
+    per_peer_limit: int
+    rate: float
+    """Just now."""
+    total: int
+    """Since the start."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """A snapshot. Sizes in bytes, times in seconds."""
 
@@ -36,6 +48,8 @@ class NodeStatus:
     store_rebuilt: bool
     """The store's index was damaged and has been made anew since this node was started."""
     counters: Mapping[str, int]
+    upload: FlowStatus
+    download: FlowStatus
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -56,6 +70,10 @@ class NodeStatus:
             "store": asdict(self.store),
             "store_rebuilt": self.store_rebuilt,
             "counters": dict(self.counters),
+            "bandwidth": {
+                name: {**asdict(flow), "rate": round(flow.rate)}
+                for name, flow in (("upload", self.upload), ("download", self.download))
+            },
         }
 
 

@@ -16,7 +16,7 @@ from .service import Kept
 from .serving import ServerCounts
 from .settings import DEFAULT_LEASE_SECS, ExchangeSettings, ServerLimits
 from .stats import KeyValue, PeerStats, PeerStatsTable
-from .traffic import BandwidthLimits, Traffic, open_traffic
+from .traffic import BandwidthLimits, Pipe, Traffic, open_traffic
 
 __all__ = [
     "DEFAULT_LEASE_SECS",
@@ -33,6 +33,7 @@ __all__ = [
     "PeerInfo",
     "PeerStats",
     "PeerStatsTable",
+    "Pipe",
     "Reason",
     "Receipt",
     "ServerCounts",

@@ -1,9 +1,10 @@
 """What comes in on one served stream: requests find a place, bodies find their memory.
 
 What comes too early waits: first in its task, then (the peer's line or memory being full) by no
-longer being read. But a body that is owed comes on this stream too, behind what is not read, and
-others of the peer may wait for its memory or turn. So while one is owed, reading goes on, and what
-finds no place is refused.
+longer being read, for `memory_wait_secs` at most: a peer whose bytes nobody takes for longer would
+take the stream for dead. And a body that is owed comes on this stream too, behind what is not read,
+and others of the peer may wait for its memory or turn. So while one is owed, reading goes on. What
+finds no place in time is refused.
 """
 
 from __future__ import annotations
@@ -152,10 +153,11 @@ class RequestReader:
                     serving.body_due += debt
 
     async def _wait_unless_owed(self, wait: Callable[[], Awaitable[None]]) -> bool:
-        """Read no further until `wait` returns; False: a body is owed that must be read first."""
+        """Read no further until `wait` returns; False: a body is owed that must be read first, or
+        it would take so long that the peer's transport took this stream for stalled."""
         if self._owed:
             return False
-        with self._pause(), trio.CancelScope() as self._held:
+        with self._pause(), trio.move_on_after(self._limits.memory_wait_secs) as self._held:
             await wait()
             return True
         return False

@@ -56,7 +56,8 @@ class ServerLimits:
     """Of these for one peer. 0, or more than that: a quarter of `memory_bytes`, but at least the
     largest chunk; so no peer, however slow, can hold up all others."""
     memory_wait_secs: float = 2.0
-    """A request that gets no share of `memory_bytes` for so long is refused as busy."""
+    """A request that gets no share of `memory_bytes`, of our limits, or of its peer's line for so
+    long is refused as busy."""
     body_stall_secs: float = 20.0
     """A peer that owes us bytes and sends none for so long loses its stream."""
     idle_secs: float = 300.0

@@ -23,7 +23,7 @@ from .shaper import Shaper, Ticket
 _PIECE_SECS = 0.5
 _LEAST_PIECE = 64 * 1024
 _ASKED_SECS = 0.5
-_ASKED_BYTES = 2 * 1024 * 1024
+_ASKED_BYTES = 1024 * 1024
 _SENDING_SECS = 4.0
 _SENDING_SECS_BELOW = 1.0
 
@@ -64,6 +64,11 @@ class Pipe:
     def rate(self) -> float:
         """Bytes per second just now."""
         return self.shaper.meter.rate(trio.current_time())
+
+    @property
+    def total(self) -> int:
+        """Bytes since the start."""
+        return self.shaper.meter.total
 
     @property
     def best(self) -> float:
