@@ -130,6 +130,9 @@ class Driver:
         """Chunks whose bytes are in a worker thread now."""
         self._used: set[int] = set()
         """Chunks that were used, which the scheduler does not know yet."""
+        self._looking = 0
+        """Lookups and reads of the local store under way."""
+        self._late: set[PeerId] = set()
         self._members: frozenset[PeerId] | None = None
         self._members_at = float("-inf")
 
@@ -188,13 +191,17 @@ class Driver:
         before = self._members
         self._members = frozenset(m.peer for m in self._ctx.membership.members())
         if before is not None:
-            yield from map(PeerJoined, self._members - before)
-            yield from map(PeerLeft, before - self._members)
+            yield from map(PeerJoined, sorted(self._members - before))
+            yield from map(PeerLeft, sorted(before - self._members))
 
     async def _wait(self) -> None:
         at = self._scheduler.wake_at()
         with trio.move_on_at(float("inf") if at is None else at):
-            await self._more.wait()
+            if self._running or self._using or self._looking:
+                await self._more.wait()
+            else:  # every holder failed or is busy
+                with self._tracer.phase("waiting"):
+                    await self._more.wait()
 
     def _do(self, decision: Decision, tasks: trio.Nursery) -> None:
         match decision:
@@ -208,8 +215,10 @@ class Driver:
                     tally = self._tracer.peer(gone.ask.peer)
                     tally.wasted += gone.arrival.received
             case ReadHere(chunk=index):
+                self._looking += 1
                 tasks.start_soon(self._read_here, index)
             case LookUp(chunks=chunks, fresh=fresh):
+                self._looking += 1
                 tasks.start_soon(self._look_up, chunks, fresh)
             case _:
                 raise AssertionError(decision)
@@ -221,9 +230,15 @@ class Driver:
             for running in self._running.values():
                 other = running.ask
                 if other.chunk == ask.chunk and other is not ask:
-                    self._tracer.peer(other.peer).hedged += 1
+                    self._note_late(other.peer)
         elif ask.why is Why.STOLEN:
             self._tracer.counts["moved"] += 1
+
+    def _note_late(self, peer: PeerId) -> None:
+        self._tracer.peer(peer).hedged += 1
+        if peer not in self._late:
+            self._late.add(peer)
+            self._tracer.note("was late; others were asked as well", peer)
 
     # --- finding ---
 
@@ -239,6 +254,7 @@ class Driver:
                 missing = [self._refs[index].digest for index in chunks if index not in here]
                 holders = await self._finder.find(missing) if missing else {}
         found = {index: holders[self._refs[index].digest] for index in chunks if index not in here}
+        self._looking -= 1
         self._post(Found(found, here))
 
     # --- fetching ---
@@ -249,9 +265,11 @@ class Driver:
             with self._tracer.phase("local store"):
                 stored = await self._ctx.store.get(ref.digest)
         except (NotFoundError, StoreError, IntegrityError):
+            self._looking -= 1
             self._post(HereFailed(index))  # gone or rotten meanwhile: peers have it
             return
         await self._use(index, stored, verified=True)
+        self._looking -= 1
         self._ledger.read_here(ref)
         self._post(Verified(index, None))
 
@@ -342,17 +360,20 @@ class Driver:
             return  # given up a moment ago
         reason = reason_of(error)
         retry_after = error.retry_after if isinstance(error, PeerRefusedError) else None
-        self._note_fault(ask.peer, fault, reason)
+        self._note_fault(ask.peer, fault, reason, retry_after)
         self._ledger.failed(ask.peer, fault, reason)
         self._post(Failed(ask.request, fault, reason, retry_after))
 
-    def _note_fault(self, peer: PeerId, fault: Fault, reason: str) -> None:
+    def _note_fault(
+        self, peer: PeerId, fault: Fault, reason: str, retry_after: float | None
+    ) -> None:
         tally = self._tracer.peer(peer)
         tally.last_error = reason
         self._tracer.counts["retries"] += 1
         match fault:
             case Fault.BUSY:
                 tally.refusals += 1
+                tally.resting += retry_after or 0.0
             case Fault.CORRUPT:
                 tally.corrupt += 1
                 tally.gave_up = tally.gave_up or reason

@@ -22,6 +22,8 @@ _PHASES = {
     "local store": "reading chunks that this node has itself",
     "checking and writing": "checking, decrypting and writing what came",
     "waiting": "every holder had just failed or was busy",
+    "preparing": "making folders and reserving space where it was written",
+    "checking what was kept": "reading back what an earlier get had left",
     "finishing": "having everything written to the disk before it got its name",
 }
 

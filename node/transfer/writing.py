@@ -84,7 +84,7 @@ class Writer:
             total = self._plan.total_bytes
             self._meter.tell(Partial(str(staging.part_path), self.bytes_kept, total))
             await self._fetch(staging, kept)
-            with tracer.phase("flushing"):
+            with tracer.phase("finishing"):
                 await _flush(staging)
             await self._in_thread(staging.commit)
         except BaseException as error:
