@@ -23,6 +23,7 @@ Everything here blocks.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -201,8 +202,9 @@ class Part:
         """At most one part is kept per destination: those of other links go, unless in use."""
         folder = os.fsencode(self._target.parent)
         stem = os.path.basename(self.path)[: -len(b"00000000.part")]
-        with os.scandir(folder) as entries:
-            journals = [
+        journals: list[bytes] = []
+        with contextlib.suppress(PermissionError), os.scandir(folder) as entries:
+            journals += [
                 entry.path
                 for entry in entries
                 if entry.name.startswith(stem) and entry.name.endswith(b".part.journal")
@@ -220,7 +222,7 @@ def _open_locked(path: bytes, flags: int) -> int | None:
     """
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(fd)
         there, here = os.stat(path, follow_symlinks=False), os.fstat(fd)
         if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
             return fd
@@ -231,6 +233,15 @@ def _open_locked(path: bytes, flags: int) -> int | None:
         raise
     os.close(fd)
     return None
+
+
+def _flock(fd: int) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Some network file systems have no locks; a get there goes without.
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
 
 
 def _remove_older(journal: bytes, name: bytes) -> None:

@@ -183,7 +183,15 @@ class Scheduler:
                 continue
             chunk.here = index in event.here
             chunk.holders = list(dict.fromkeys(event.holders.get(index, ())))
+            if chunk.attempt:
+                self._believe_in(chunk.holders)
             found(self._state, chunk)
+
+    def _believe_in(self, holders: Iterable[PeerId]) -> None:
+        """A fresh lookup names them: one that seemed to have left may be reached again."""
+        for peer_id in holders:
+            if (peer := self._state.peers.get(peer_id)) is not None:
+                peer.left = False
 
     def _look_elsewhere(self, index: int) -> None:
         """It was said to be on this node; peers have it."""

@@ -226,6 +226,16 @@ def test_a_peer_that_leaves_gives_up_what_it_has_and_is_asked_again_when_it_join
     assert len(asks) == 2
 
 
+def test_a_peer_that_seemed_to_have_left_is_asked_again_when_a_fresh_lookup_names_it() -> None:
+    only = _known(1, 50e6)
+    network = PaperNetwork([only], [MIB], policy=Policy(rounds=3))
+    _started(network, 1)
+    network.scheduler.step(0.1, [PeerLeft(only.id)])
+    assert network.scheduler.step(5.0) == [LookUp((0,), fresh=True)]
+    (again,) = _asks(network.scheduler.step(5.1, [Found({0: [only.id]})]))
+    assert again.peer == only.id
+
+
 def test_somebody_who_joins_ends_the_wait_for_another_round() -> None:
     gone = PaperPeer(peer_id(1), fails=1.0)
     network = PaperNetwork([gone], [1000], policy=Policy(rounds=9))
