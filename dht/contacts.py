@@ -34,7 +34,10 @@ class PeerEntry:
 
 
 class PeerWatcher(Protocol):
-    """Wants to know what becomes of peers."""
+    """Wants to know what becomes of peers; knows members besides those of the routing table."""
+
+    @property
+    def members(self) -> frozenset[PeerId]: ...
 
     def answered(self, peer: PeerId) -> None:
         """`peer` answered one of our requests."""
@@ -120,10 +123,12 @@ class Contacts:
         return self._addresses(self._host.peer_id)
 
     def entries(self) -> list[PeerEntry]:
-        """All members of the routing table."""
+        """Everybody known: the routing table and, with a full map, all other members."""
         now = trio.current_time()
         connected = self._host.connected_peers()
-        return [self._entry(peer, now, peer in connected) for peer in self.table]
+        others = frozenset() if self._watcher is None else self._watcher.members
+        peers = [*self.table, *sorted(others.difference(self.table))]
+        return [self._entry(peer, now, peer in connected) for peer in peers]
 
     def _entry(self, peer: PeerId, now: float, connected: bool) -> PeerEntry:
         seen = None if peer in self._restored else self.table.last_seen(peer)

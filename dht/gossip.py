@@ -141,6 +141,11 @@ class Gossip:
             "members_pending": len(self.map.pending(trio.current_time(), 0)),
         }
 
+    @property
+    def members(self) -> frozenset[PeerId]:
+        """Everybody on the map, without ourselves."""
+        return self.map.members
+
     # --- what happens to peers (PeerWatcher) ----------------------------------------------------
 
     def answered(self, peer: PeerId) -> None:
@@ -150,11 +155,11 @@ class Gossip:
             self._wake.set()
 
     def lost(self, peer: PeerId) -> None:
-        never_met, teller = peer not in self.map.members, self.map.teller(peer)
+        was_pending, teller = self.map.is_pending(peer), self.map.teller(peer)
         if self.map.lose(peer):
             self._suspects[peer] = None
             self._news_came.set()
-        if never_met and teller is not None:
+        if was_pending and teller is not None:
             # Who names peers that nobody can reach will soon have named enough.
             self._strangers.take(teller, _DUD_COST, trio.current_time())
 

@@ -124,13 +124,17 @@ class MemberMap:
         entry = self._entries.get(peer)
         return entry is not None and (entry.record.leaving or entry.lost)
 
+    def is_pending(self, peer: PeerId) -> bool:
+        """Whether `peer` was named and does not count yet, though it might."""
+        entry = self._entries.get(peer)
+        return entry is not None and not (entry.counted or entry.lost or entry.record.leaving)
+
     def pending(self, now: float, age: float) -> list[PeerId]:
-        """Peers first heard of `age` ago or earlier that do not count yet, though they might."""
+        """Those that are pending and were first named `age` ago or earlier."""
         return [
             peer
             for peer, entry in self._entries.items()
-            if not (entry.counted or entry.lost or entry.record.leaving)
-            and entry.first_heard + age <= now
+            if entry.first_heard + age <= now and self.is_pending(peer)
         ]
 
     def unmet(self) -> list[PeerId]:

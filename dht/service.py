@@ -100,7 +100,7 @@ class Dht:
         return len(self._contacts.table)
 
     def peers(self) -> list[PeerEntry]:
-        """Every peer in the routing table."""
+        """Every peer known: the routing table and, with a full map, all other members."""
         return self._contacts.entries()
 
     async def find_peer(self, peer: PeerId) -> list[str]:
