@@ -53,6 +53,8 @@ class FrameWriter:
         self._on_held = on_held
         self._frames: deque[_Frame] = deque()
         self._more = trio.Event()
+        self.writing: Pending | None = None
+        """Whose body is being written now."""
         self.holding = False
         """Whether our own limits or lanes hold up the body that is being written."""
 
@@ -101,6 +103,7 @@ class FrameWriter:
             return
         pending.upload_began = True
         self._stats.upload.began()
+        self.writing = pending
         with self._up.body(self._lane):
             while pending.uploaded < len(body):
                 left = len(body) - pending.uploaded
@@ -108,6 +111,7 @@ class FrameWriter:
                 await self._write(body[pending.uploaded : pending.uploaded + size])
                 self._up.moved(size)
                 pending.uploaded += size
+        self.writing = None
         if pending.on_sent is not None:
             pending.on_sent()
 

@@ -30,6 +30,9 @@ from .wire import PREFIX_BYTES, decode_answer, encode, header_rest
 
 _log = structlog.get_logger(__name__)
 
+_CUT_BYTES = 256 * 1024
+_CUT_SECS = 0.25
+"""A body given up of which more than this is to come costs its stream, if nobody else is on it."""
 _PRESUMED_UPLOAD_RATE = 1e6
 _LEAST_UPLOAD_RATE = 64e3
 
@@ -65,7 +68,7 @@ class StreamLink:
         self._pending: dict[int, Pending] = {}
         self._abandoned = 0
         self._next_id = 1
-        self._down = traffic.down
+        self._up, self._down = traffic.up, traffic.down
         self._writer = FrameWriter(
             self._metered, stats, traffic.up, lane, self._asking, self._held_up
         )
@@ -75,6 +78,8 @@ class StreamLink:
         self._watched: tuple[Arrival, int, int] | None = None
         """The body that comes in now, if somebody watches: (where to tell, `bytes_read` when it
         began, its length)."""
+        self._incoming: tuple[Pending, int, int] | None = None
+        """The body that comes in now: (whose, `bytes_read` when it began, and when it is here)."""
         self._last_used = trio.current_time()
         self._retired = False
         self._idle = False
@@ -247,7 +252,23 @@ class StreamLink:
         pending.abandoned = True
         self._abandoned += 1
         self._writer.enqueue(encode(Cancel(ident)), b"", None)
+        # Where nobody else needs the stream, a new one is cheaper than the rest of a long body.
+        self._retired |= not self._live and self._rest_secs() > _CUT_SECS
         self._retired |= self._abandoned > self._settings.max_abandoned
+
+    def _rest_secs(self) -> float:
+        """How long the rest of the body takes that comes in or goes out now."""
+        stats, secs = self._stats, 0.0
+        if self._incoming is not None:
+            rest = self._incoming[2] - self._metered.bytes_read
+            if rest > _CUT_BYTES:
+                secs = rest / (stats.download.rate() or _PRESUMED_UPLOAD_RATE)
+        if (writing := self._writer.writing) is not None:
+            rest = writing.unacknowledged - writing.uploaded
+            if rest > _CUT_BYTES:
+                rate = stats.upload.rate() or _PRESUMED_UPLOAD_RATE
+                secs = max(secs, rest / rate, self._up.seconds(rest))
+        return secs
 
     def _end_if_retired(self) -> None:
         if self._retired and not self._live:
@@ -272,6 +293,9 @@ class StreamLink:
         """Stop using the stream; requests in flight fail with `error`."""
         if self.failure is None:
             self.failure = error
+            if self._incoming is not None:
+                incoming, begin, _ = self._incoming
+                incoming.downloaded = self._metered.bytes_read - begin
             for pending in self._pending.values():
                 pending.fail(error)
                 pending.over()
@@ -338,6 +362,7 @@ class StreamLink:
         body = bytearray(length)
         self._body_began = trio.current_time()
         before = self._metered.bytes_read
+        self._incoming = (pending, before, before + length)
         if pending.arrival is not None:
             pending.arrival.update(0)
             self._watched = (pending.arrival, before, length)
@@ -347,7 +372,7 @@ class StreamLink:
             received = length
         finally:
             received = received or min(self._metered.bytes_read - before, length)
-            self._watched = None
+            self._watched = self._incoming = None
             self._body_secs += trio.current_time() - self._body_began
             self._body_began = None
             pending.downloaded = received

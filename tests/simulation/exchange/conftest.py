@@ -20,7 +20,9 @@ from meshnode.node.exchange import (
     Kept,
     PeerInfo,
     ServerLimits,
+    Traffic,
     open_exchange,
+    open_traffic,
 )
 from meshnode.node.exchange.messages import Answer, Message
 from meshnode.node.exchange.wire import (
@@ -92,6 +94,7 @@ class Pair:
     exchange: Exchange
     server: ChunkServer
     store: GatedStore
+    server_traffic: Traffic
     kept: list[Kept] = field(default_factory=list)
     """What `on_stored` was told; a release takes it out again."""
 
@@ -114,7 +117,7 @@ async def _open_pair(
 ) -> AsyncIterator[Pair]:
     holder, owner = Identity.from_seed(b"h" * 32), Identity.from_seed(b"o" * 32)
     link = SimLink(latency=latency, bandwidth=bandwidth, window=window)
-    async with open_sim_network(seed=1, link=link) as network:
+    async with open_sim_network(seed=1, link=link) as network, open_traffic() as traffic:
         serving, asking = network.add_host(holder.peer_id), network.add_host(owner.peer_id)
         network.introduce()
         store = GatedStore()
@@ -142,13 +145,16 @@ async def _open_pair(
             on_stored=on_stored,
             on_release=on_release,
             wall=lambda: 1_700_000_000.5,
+            traffic=traffic,
         )
         async with (
             server.serving(),
             open_exchange(asking, identity=owner, settings=settings) as exchange,
         ):
             await asking.connect(serving.peer_id)
-            yield Pair(network, asking, serving, owner, holder, exchange, server, store, kept)
+            yield Pair(
+                network, asking, serving, owner, holder, exchange, server, store, traffic, kept
+            )
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ async def test_cancelling_inside_a_body_leaves_the_stream_and_the_others_whole(
 async def test_a_body_that_nobody_wants_any_more_is_counted(autojump_clock, open_pair, chunk_of):
     async with open_pair(bandwidth=1e6) as pair:
         digest = pair.store.add(chunk_of(MIB))
-        with trio.move_on_after(0.5):
+        with trio.move_on_after(0.95):  # too late for it to be worth cutting
             await pair.exchange.get_unverified(pair.peer, digest)
         await trio.sleep(2)
         assert pair.exchange.stats[pair.peer].duplicates == 1
@@ -244,3 +244,31 @@ async def test_a_refused_request_says_when_to_come_back(autojump_clock, open_pai
         with pytest.raises(PeerRefusedError) as caught:
             await pair.exchange.info(pair.peer)
         assert (caught.value.reason, caught.value.retry_after) == ("a_newer_reason", 1.5)
+
+
+async def test_a_long_body_given_up_on_a_slow_line_is_cut_and_frees_the_server(
+    autojump_clock, open_pair, chunk_of
+):
+    async with open_pair(bandwidth=1e6) as pair:
+        digest = pair.store.add(chunk_of(8 * MIB))
+        with trio.move_on_after(1.0):
+            await pair.exchange.get_unverified(pair.peer, digest)
+        await trio.sleep(0.2)
+        assert pair.server.bytes_in_memory == 0
+        # What came in a second, and one window that was on its way.
+        assert pair.exchange.stats[pair.peer].bytes_received < 1e6 + 400_000
+        assert await pair.exchange.have(pair.peer, [digest]) == [True]
+        assert pair.exchange.stats[pair.peer].failures == 0
+
+
+async def test_a_long_put_given_up_on_a_slow_line_is_cut_and_frees_the_server(
+    autojump_clock, open_pair, chunk_of
+):
+    async with open_pair(bandwidth=1e6) as pair:
+        data = chunk_of(8 * MIB)
+        with trio.move_on_after(1.0):
+            await pair.exchange.put(pair.peer, blake3(data).digest(), data)
+        await trio.sleep(0.2)
+        assert pair.server.bytes_in_memory == 0
+        assert pair.exchange.stats[pair.peer].bytes_sent < 1e6 + 400_000
+        assert (await pair.exchange.info(pair.peer)).name == "attic"

@@ -4,6 +4,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from meshnode.node.exchange.lanes import Lane
 from meshnode.node.exchange.limits import Budget, TokenBucket
 from meshnode.node.exchange.settings import ServerLimits
 from trio.testing import wait_all_tasks_blocked
@@ -125,3 +126,29 @@ def test_one_peer_gets_at_most_a_quarter_of_the_memory_but_room_for_a_chunk(tota
     mib = 1024 * 1024
     limits = ServerLimits(memory_bytes=total * mib, memory_per_peer=asked * mib)
     assert limits.memory_per_peer == share * mib
+
+
+async def test_lower_lanes_leave_room_and_come_after_interactive_ones_but_do_come():
+    budget = Budget(100, low=40)
+    low, first = Lane.BACKGROUND, Lane.INTERACTIVE
+    assert budget.try_take(40, low)
+    assert not budget.try_take(1, low)
+    assert budget.try_take(60, first)
+    order: list[Lane] = []
+
+    async def use(lane: Lane) -> None:
+        await budget.take(20, lane)
+        order.append(lane)
+        await trio.lowlevel.checkpoint()
+        budget.give_back(20, lane)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(use, low)
+        await wait_all_tasks_blocked()
+        for _ in range(40):
+            nursery.start_soon(use, first)
+        await wait_all_tasks_blocked()
+        budget.give_back(40, low)
+    assert 1 <= order.index(low) < 20
+    budget.give_back(60, first)
+    assert budget.taken == 0

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from meshnode.errors import FormatError
+from meshnode.node.exchange.lanes import LANES, Lane
 from meshnode.node.exchange.messages import (
     INLINE_PUT_BYTES,
     MAX_BELIEVED,
@@ -51,23 +52,25 @@ sizes = st.integers(0, MAX_CHUNK_BYTES)
 times = st.integers(0, MAX_COUNT)
 believable = st.integers(0, MAX_BELIEVED)
 names = st.text(max_size=60)
+lanes = st.sampled_from(LANES)
 
 
 @st.composite
 def puts(draw: st.DrawFn) -> Put:
     inline = draw(st.booleans())
     length = draw(st.integers(0, INLINE_PUT_BYTES if inline else MAX_COUNT))
-    return Put(draw(ids), draw(digests), length, draw(st.integers(1, MAX_LEASE_SECS)), inline)
+    lease = draw(st.integers(1, MAX_LEASE_SECS))
+    return Put(draw(ids), draw(digests), length, lease, inline, draw(lanes))
 
 
 requests = st.one_of(
-    st.builds(Have, ids, st.lists(digests, min_size=1, max_size=40).map(tuple)),
-    st.builds(Get, ids, digests, sizes, st.none() | sizes),
+    st.builds(Have, ids, st.lists(digests, min_size=1, max_size=40).map(tuple), lanes),
+    st.builds(Get, ids, digests, sizes, st.none() | sizes, lanes),
     puts(),
     st.builds(Body, ids, sizes),
     st.builds(Cancel, ids),
-    st.builds(AskInfo, ids),
-    st.builds(Release, ids, st.lists(digests, min_size=1, max_size=40).map(tuple)),
+    st.builds(AskInfo, ids, lanes),
+    st.builds(Release, ids, st.lists(digests, min_size=1, max_size=40).map(tuple), lanes),
     st.builds(Reserved, ids, st.just(OP_AUDIT)),
 )
 answers = st.one_of(
@@ -124,6 +127,8 @@ GOLDEN = {
     Get(3, b"\xaa" * 32, 5, 1024): "00000029 95 02 03 c420" + "aa" * 32 + "05 cd0400",
     Put(4, b"\xaa" * 32, 9, 60, True): "00000028 96 03 04 c420" + "aa" * 32 + "09 3c c3",
     Body(4, 300_000): "00000008 93 04 04 ce000493e0",
+    Get(3, b"\xaa" * 32, 0, None, Lane.REPAIR): "00000028 96 02 03 c420" + "aa" * 32 + "00 c0 01",
+    AskInfo(9, Lane.BACKGROUND): "00000004 93 06 09 02",
     Cancel(5): "00000003 92 05 05",
     AskInfo(6): "00000003 92 06 06",
     Release(6, (b"\xaa" * 32,)): "00000025 93 08 06 c420" + "aa" * 32,
@@ -298,3 +303,13 @@ def test_a_boast_is_believed_up_to_a_petabyte_and_no_further():
     boast = Info(1, PeerInfo("n", "z", MAX_COUNT, "v", MAX_COUNT))
     believed = decode_answer(_header(encode(boast), request=False))
     assert believed == Info(1, PeerInfo("n", "z", MAX_BELIEVED, "v", MAX_BELIEVED))
+
+
+def test_a_lane_of_a_later_version_is_served_last_and_the_first_lane_is_never_written():
+    header = msgpack.packb([2, 1, bytes(32), 0, None, 9])
+    assert decode_request(header) == Get(1, bytes(32), 0, None, Lane.BACKGROUND)
+    for lane in (0, 128, -1, True, None):
+        with pytest.raises(FormatError):
+            decode_request(msgpack.packb([2, 1, bytes(32), 0, None, lane]))
+    with pytest.raises(FormatError):
+        decode_request(msgpack.packb([2, 1, bytes(32), 0, None, 1, 1]))
