@@ -16,12 +16,11 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
-import msgpack
 import structlog
 import trio
 
 from ..errors import FormatError, MembershipError, MeshError, PeerError, PeerRefusedError
-from .backend import Row, RowKind
+from .backend import Row
 from .boundary import as_peer_error
 from .budget import KeyBudget
 from .census import Census, Mode
@@ -45,13 +44,13 @@ from .gossip_wire import (
     decode_answer,
     encode_request,
 )
-from .health import EVICT_AFTER
+from .map_rows import MapRows
 from .member_map import Heard, MemberMap
 from .peer_id import PeerId
 from .peer_record import PeerRecord, decode_record, sign_record
-from .plain_msgpack import unpack
 from .records_wire import BUSY, Refused
 from .rpc import Question
+from .scout import Scout
 from .signing import Signer
 
 LARGE = "large"
@@ -59,23 +58,14 @@ LARGE = "large"
 
 _BUILDING_PAUSE = 0.5
 _NEWS_PAUSE = 0.3
-_PROBE_PAUSE = 1.0
-_PROBE_AGE = 3.0
-_CHECK_PAUSE = 2.0
-_CHECKS_AT_ONCE = 4
 _MUTE_FOR = 3600.0
 _LIFETIMES = 3
 _LEAVE_WITHIN = 1.0
 _LEAVE_TOLD = 8
 _AUDITED = 0.25
 _CONNECTED = 0.75
-_MISSING_TRIED = 0.25
-_MISSED_FOR = 24 * 3600.0
 _DUD_COST = 20
-_STRANGERS_PER_SECOND = 1.0
 _RECORDS_PER_SECOND = 64.0
-_MAX_SAVED = 2000
-_SAVED_FOR = 30 * 24 * 3600.0
 _AT_ONCE = 3
 
 _A = TypeVar("_A", Listing, Swapped, Noted)
@@ -105,18 +95,15 @@ class Gossip:
         self._mute: dict[PeerId, float] = {}
         self._news: dict[PeerId, None] = {}
         self._suspects: dict[PeerId, None] = {}
-        self._checking: set[PeerId] = set()
-        self._checks = trio.CapacityLimiter(_CHECKS_AT_ONCE)
-        self._strangers = KeyBudget(_STRANGERS_PER_SECOND, float(capacity))
+        self._scout = Scout(context, self.map, capacity)
         self._work = KeyBudget(_RECORDS_PER_SECOND, 4.0 * capacity)
-        self._saved: dict[PeerId, int] = {}
+        self._rows = MapRows(context, realm)
         self._wake = trio.Event()
         self._news_came = trio.Event()
-        self._stranger_came = trio.Event()
 
     def start(self) -> None:
         """Start all tasks in the DHT's nursery."""
-        for task in (self._keep_comparing, self._keep_telling, self._keep_probing):
+        for task in (self._keep_comparing, self._keep_telling, self._scout.keep_probing):
             self._context.nursery.start_soon(task)
 
     # --- what others of our rooms ask -----------------------------------------------------------
@@ -161,7 +148,7 @@ class Gossip:
             self._news_came.set()
         if was_pending and teller is not None:
             # Who names peers that nobody can reach will soon have named enough.
-            self._strangers.take(teller, _DUD_COST, trio.current_time())
+            self._scout.strangers.take(teller, _DUD_COST, trio.current_time())
 
     # --- ourselves ------------------------------------------------------------------------------
 
@@ -229,7 +216,9 @@ class Gossip:
         if self.census.is_dormant(now) and not self._is_small_again(asked=False):
             self._give_up_map()
             return True
-        await self._look_for_missing()
+        missing = self._scout.missing()
+        if missing is not None:
+            self._context.nursery.start_soon(self._compare_or_fail, missing)
         partners = self._choose()
         if not partners:
             self.census.nobody_left()
@@ -294,7 +283,7 @@ class Gossip:
         if peer not in self.map.members and peer in self._contacts.table:
             # Perhaps it speaks only the standard protocol, and is none the worse for it.
             self._mute[peer] = now + _MUTE_FOR
-            await self._ping(peer)
+            await self._scout.ping(peer)
 
     async def _ask(
         self, peer: PeerId, request: Request, expected: type[_A], *, bulk: bool = False
@@ -336,7 +325,7 @@ class Gossip:
                 return Swapped(tuple(self.map.tell(self.map.named(wanted), now)[:MAX_RECORDS]))
             case News(told, suspects):
                 self.hear(told, sender)
-                self._check_suspects(sender, suspects)
+                self._scout.check(sender, suspects)
                 return Noted()
 
     def hear(self, told: Iterable[Told], teller: PeerId) -> None:
@@ -361,7 +350,7 @@ class Gossip:
         """Returns whether it is news."""
         now, peer = trio.current_time(), record.peer
         known = self.map.record(peer) is not None
-        if not known and peer != teller and self._strangers.take(teller, 1, now):
+        if not known and peer != teller and self._scout.strangers.take(teller, 1, now):
             self._counters.add("peer_records_over_budget")
             return False
         met = self._contacts.is_met(peer)
@@ -371,7 +360,7 @@ class Gossip:
             case Heard.NEWS | Heard.REPEATED | Heard.PENDING:
                 self._believe(record)
                 if heard is Heard.PENDING:
-                    self._stranger_came.set()
+                    self._scout.stranger_came.set()
             case Heard.OURS:
                 # Of an earlier run that we forgot, or of a clock that was ahead.
                 self._seq, self._said_until = record.seq, 0.0
@@ -427,65 +416,6 @@ class Gossip:
             as_peer_error(error, peer, self._counters)
             self._counters.add("news_untold")
 
-    # --- looking for ourselves ------------------------------------------------------------------
-
-    async def _keep_probing(self) -> None:
-        """Meet, one after the other, peers that only one member has named."""
-        while True:
-            await self._stranger_came.wait()
-            await trio.sleep(_PROBE_PAUSE * self._rng.uniform(0.5, 1.5))
-            await self._guarded(self._probe)
-
-    async def _look_for_missing(self) -> None:
-        """Now and then try a member that fell silent: after a split, it leads to all others."""
-        now = trio.current_time()
-        missing = self._alive(self.map.missing(now, _MISSED_FOR))
-        if missing and self._rng.random() < _MISSING_TRIED:
-            self._counters.add("missing_tried")
-            self._context.nursery.start_soon(self._compare_or_fail, self._rng.choice(missing))
-        await trio.lowlevel.checkpoint()
-
-    async def _probe(self) -> bool:
-        now = trio.current_time()
-        if not self.map.pending(now, 0):
-            self._stranger_came = trio.Event()
-            return False
-        due = self._alive(self.map.pending(now, _PROBE_AGE))
-        if not due:
-            return False
-        self._counters.add("strangers_probed")
-        return await self._ping(self._rng.choice(due))
-
-    def _check_suspects(self, teller: PeerId, suspects: Iterable[PeerId]) -> None:
-        for peer in suspects:
-            if peer not in self.map.members or peer in self._checking or peer == teller:
-                continue
-            if len(self._checking) < MAX_SUSPECTS and not self._strangers.take(
-                teller, 1, trio.current_time()
-            ):
-                self._checking.add(peer)
-                self._context.nursery.start_soon(self._check, peer)
-
-    async def _check(self, peer: PeerId) -> None:
-        """Ask a member that somebody found silent, until it answers or is lost to us too."""
-        try:
-            for _ in range(EVICT_AFTER):
-                await trio.sleep(_CHECK_PAUSE * self._rng.uniform(0.5, 1.5))
-                async with self._checks:
-                    if peer not in self.map.members or await self._ping(peer):
-                        return
-        except Exception as error:  # noqa: BLE001 - task boundary: one peer must not end the DHT
-            as_peer_error(error, peer, self._counters)
-        finally:
-            self._checking.discard(peer)
-
-    async def _ping(self, peer: PeerId) -> bool:
-        try:
-            await self._context.client.ping(peer)
-        except (PeerError, MembershipError):
-            return False
-        return True
-
     # --- the size of the mesh -------------------------------------------------------------------
 
     def _note_large(self) -> None:
@@ -509,36 +439,15 @@ class Gossip:
 
     def save(self) -> None:
         """Hand the records of members, and ours, to the backend: those that changed."""
-        rows, wall = self._context.rows, self._context.wall_clock()
-        lasting = self.map.lasting(trio.current_time())[:_MAX_SAVED]
-        for peer in self._saved.keys() - {record.peer for record, _ in lasting}:
-            rows.delete(RowKind.PEER_RECORD, bytes(peer), b"")
-            del self._saved[peer]
-        for record, left in lasting:
-            if self._saved.get(record.peer) != record.seq:
-                self._saved[record.peer] = record.seq
-                rtt = self._contacts.health.rtt(record.peer)
-                value: bytes = msgpack.packb([record.encoded, rtt])
-                until = wall + left + _SAVED_FOR
-                rows.save(RowKind.PEER_RECORD, bytes(record.peer), b"", value, until)
+        self._rows.save(self.map)
 
     def restore(self, rows: Iterable[Row]) -> None:
-        """Take over what an earlier run saved, to begin with. Rows that make no sense go."""
-        now, known = trio.current_time(), 0
-        for _, key, _, value, _ in rows:
-            try:
-                record, rtt = _decode_row(value, self._realm)
-            except FormatError:
-                self._context.rows.delete(RowKind.PEER_RECORD, key, b"")
-                continue
-            self._saved[record.peer] = record.seq
+        """Take over what an earlier run saved, to begin with."""
+        for record in self._rows.load(rows):
             if record.peer == self._context.own:
                 self._seq = max(self._seq, record.seq)
-            elif known < self._settings.map_members and self.map.restore(record, now):
-                known += 1
-                self._context.host.add_addresses(record.peer, record.addresses)
-                if rtt is not None:
-                    self._contacts.health.restore_rtt(record.peer, rtt)
+            elif len(self.map.members) < self._settings.map_members:
+                self.map.restore(record, trio.current_time())
 
     # --- choosing -------------------------------------------------------------------------------
 
@@ -565,13 +474,6 @@ class Gossip:
             self._counters.add("upkeep_failures" if expected else "upkeep_crashes")
             _log.warning("dht_gossip_failed", error=str(error), exc_info=not expected)
             return False
-
-
-def _decode_row(value: bytes, realm: bytes) -> tuple[PeerRecord, float | None]:
-    match unpack(value):
-        case [bytes(encoded), (float() | None) as rtt] if rtt is None or 0 <= rtt < math.inf:
-            return decode_record(encoded, realm), rtt
-    raise FormatError("The saved row of a peer record has an unknown shape.")
 
 
 def _cost(request: Request) -> int:
