@@ -221,7 +221,6 @@ class CopyMaker:
         """Ask `member`; when it is late, the next one as well or instead. Whether it was made."""
         race = _Race()
         began = trio.current_time()
-        late_after = self.lateness.late_after()
         new_zone = self._is_new_zone(member.zone, attempt)
         async with task_group() as tasks:
 
@@ -235,9 +234,13 @@ class CopyMaker:
 
             race.runners = 1
             tasks.start_soon(run, member)
-            with trio.move_on_after(late_after):
-                await race.over.wait()
             while not race.over.is_set():
+                with trio.move_on_after(_LOOK_AGAIN_SECONDS):
+                    await race.over.wait()
+                # Anew each time: with the first receipts of the put it is known what is late.
+                late_after = self.lateness.late_after()
+                if race.over.is_set() or trio.current_time() - began < late_after:
+                    continue
                 able = self._able(attempt, new_zone=new_zone)
                 if able and self.health.silent_since(member.peer, began) <= (
                     trio.current_time() - max(_SILENT_FACTOR * late_after, _LEAST_SILENT_SECONDS)
@@ -249,8 +252,6 @@ class CopyMaker:
                     self._note_hedge(member, second, attempt.placement.size)
                     race.runners += 1
                     tasks.start_soon(run, second)
-                    await race.over.wait()
-                with trio.move_on_after(_LOOK_AGAIN_SECONDS):
                     await race.over.wait()
         return race.won
 

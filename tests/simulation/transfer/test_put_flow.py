@@ -172,7 +172,7 @@ async def test_a_holder_that_dies_while_a_put_runs_is_replaced(
     assert any(part.peer == victim.peer and part.last_error for part in traces.kept[0].peers)
 
 
-async def test_a_peer_that_freezes_at_the_end_costs_its_lateness(
+async def test_a_peer_that_freezes_costs_its_silence_and_not_the_deadline_of_every_chunk(
     open_mesh, tmp_path, autojump_clock: MockClock
 ) -> None:
     traces = Traces()
@@ -181,8 +181,11 @@ async def test_a_peer_that_freezes_at_the_end_costs_its_lateness(
         first, frozen = mesh.nodes[0], mesh.nodes[1]
         calm = await putter(first, 2).put([make_file(tmp_path, size, 1)])
 
+        before = len(frozen.store._chunks)
+
         async def freeze() -> None:
-            await trio.sleep(0.8 * calm.seconds)
+            while len(frozen.store._chunks) < before + 8:  # noqa: ASYNC110  virtual time
+                await trio.sleep(0.001)
             mesh.network.freeze(frozen.peer)
 
         async with trio.open_nursery() as nursery:
@@ -192,8 +195,9 @@ async def test_a_peer_that_freezes_at_the_end_costs_its_lateness(
         (trace,) = traces.kept
         wasted = sum(part.wasted for part in trace.peers)
         moved = trace.counts.get("moved", 0) * 66_000  # what a frozen peer has is sent again anyway
-        assert 0 < wasted <= 0.05 * 1.02 * size + moved
-        # Its silence is noticed in about a second; then it has the usual time to be read back from.
+        assert wasted <= 0.05 * 1.02 * size + moved
+        # Its silence is noticed in about a second; after that it has the usual time to be read back
+        # from, until its connection is found dead and its copies are made by others.
         waited = trace.phase("confirming").busy
-        assert trace.seconds - waited < calm.seconds + 3
-        assert waited < 6
+        assert trace.seconds - waited < calm.seconds + 4
+        assert waited < 15
