@@ -31,6 +31,7 @@ from ..exchange import Reason
 from ..exchange.pending import Arrival
 from .context import TransferContext
 from .failures import reason_of, task_group
+from .fetch_notes import FetchNotes
 from .find import Finder
 from .scheduler import (
     Ask,
@@ -52,7 +53,6 @@ from .scheduler import (
     Scheduler,
     Stopped,
     Verified,
-    Why,
 )
 from .tracing import Tracer
 
@@ -121,6 +121,7 @@ class Driver:
         self._threads = threads
         self._ledger = ledger
         self._tracer = tracer
+        self._notes = FetchNotes(tracer)
         self._consume = consume
         self._deliver = deliver
         self._events: list[Event] = []
@@ -132,7 +133,6 @@ class Driver:
         """Chunks that were used, which the scheduler does not know yet."""
         self._looking = 0
         """Lookups and reads of the local store under way."""
-        self._late: set[PeerId] = set()
         self._members: frozenset[PeerId] | None = None
         self._members_at = float("-inf")
 
@@ -207,13 +207,12 @@ class Driver:
         match decision:
             case Ask():
                 running = self._running[decision.request] = _Running(decision)
-                self._note_why(decision)
+                self._notes.asked(decision, (other.ask for other in self._running.values()))
                 tasks.start_soon(self._request, running)
             case Cancel(request=ident):
                 if (gone := self._running.pop(ident, None)) is not None:
                     gone.scope.cancel()
-                    tally = self._tracer.peer(gone.ask.peer)
-                    tally.wasted += gone.arrival.received
+                    self._notes.cancelled(gone.ask.peer, gone.arrival.received)
             case ReadHere(chunk=index):
                 self._looking += 1
                 tasks.start_soon(self._read_here, index)
@@ -222,23 +221,6 @@ class Driver:
                 tasks.start_soon(self._look_up, chunks, fresh)
             case _:
                 raise AssertionError(decision)
-
-    def _note_why(self, ask: Ask) -> None:
-        self._tracer.counts["requests"] += 1
-        if ask.why in (Why.HEDGE, Why.ENDGAME):
-            self._tracer.counts["hedges"] += 1
-            for running in self._running.values():
-                other = running.ask
-                if other.chunk == ask.chunk and other is not ask:
-                    self._note_late(other.peer)
-        elif ask.why is Why.STOLEN:
-            self._tracer.counts["moved"] += 1
-
-    def _note_late(self, peer: PeerId) -> None:
-        self._tracer.peer(peer).hedged += 1
-        if peer not in self._late:
-            self._late.add(peer)
-            self._tracer.note("was late; others were asked as well", peer)
 
     # --- finding ---
 
@@ -360,26 +342,9 @@ class Driver:
             return  # given up a moment ago
         reason = reason_of(error)
         retry_after = error.retry_after if isinstance(error, PeerRefusedError) else None
-        self._note_fault(ask.peer, fault, reason, retry_after)
+        self._notes.failed(ask.peer, fault, reason, retry_after)
         self._ledger.failed(ask.peer, fault, reason)
         self._post(Failed(ask.request, fault, reason, retry_after))
-
-    def _note_fault(
-        self, peer: PeerId, fault: Fault, reason: str, retry_after: float | None
-    ) -> None:
-        tally = self._tracer.peer(peer)
-        tally.last_error = reason
-        self._tracer.counts["retries"] += 1
-        match fault:
-            case Fault.BUSY:
-                tally.refusals += 1
-                tally.resting += retry_after or 0.0
-            case Fault.CORRUPT:
-                tally.corrupt += 1
-                tally.gave_up = tally.gave_up or reason
-                self._tracer.note("sent false bytes; nothing more is asked of it", peer)
-            case _:
-                tally.failures += 1
 
 
 def _fault_of(error: MeshError) -> Fault:

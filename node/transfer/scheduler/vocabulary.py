@@ -7,7 +7,7 @@ scheduler gives out and never uses twice. Times are seconds on one clock, sizes 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
@@ -258,4 +258,3 @@ class Tally:
     retries: int = 0
     hedged_bytes: int = 0
     """What was asked for twice, as far as it may have come twice."""
-    by_peer: Mapping[PeerId, int] = field(default_factory=dict)
