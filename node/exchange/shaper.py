@@ -148,7 +148,8 @@ class Shaper:
     def share(self, lane: Lane, now: float) -> float:
         """Bytes per second that `lane` gets while it yields."""
         bears = min(self.meter.best(now), self.limit)
-        return max(bears * LEAST_SHARE, min(bears / 4, _LEAST_YIELD)) or _UNKNOWN_YIELD
+        # After a long rest nothing is known any more, and little is no sign of a bad line.
+        return max(bears * LEAST_SHARE, min(bears / 4, _LEAST_YIELD), _UNKNOWN_YIELD)
 
     # --- tickets ---
 

@@ -7,7 +7,7 @@ import trio
 from blake3 import blake3
 from meshnode.errors import PeerError, PeerRefusedError
 from meshnode.node.exchange import Reason, ServerLimits
-from meshnode.node.exchange.messages import AskInfo, Cancel, Data, Get, Info, Put, Refused
+from meshnode.node.exchange.messages import AskInfo, Cancel, Data, Get, Info, Proceed, Put, Refused
 from trio.testing import wait_all_tasks_blocked
 
 MIB = 1024 * 1024
@@ -179,3 +179,36 @@ async def test_nothing_is_refused_when_a_good_client_asks_much_of_a_server_of_fe
                 nursery.start_soon(pair.exchange.put, pair.peer, blake3(data).digest(), data)
         assert pair.server.counts.refusals == {}
         assert len(pair.kept) == len(chunks)
+
+
+async def test_no_stream_is_left_unread_until_its_peer_takes_it_for_stalled(
+    autojump_clock, open_pair, speak_to, chunk_of
+):
+    async with open_pair(limits=ServerLimits(memory_bytes=8 * MIB)) as pair:
+        large = pair.store.add(chunk_of(8 * MIB))
+        pair.store.gates[large] = trio.Event()
+        holding, other = await speak_to(pair), await speak_to(pair)
+        await holding.send(Get(1, large, 0, None))
+        await trio.sleep(0.1)
+        start = trio.current_time()
+        await other.send(Put(1, bytes(32), 200_000, 60, True), bytes(200_000))
+        await other.send(AskInfo(2))
+        refused = await other.answer()
+        assert (refused.id, refused.reason) == (1, Reason.BUSY)
+        assert isinstance(await other.answer(), Info)
+        assert 1.9 < trio.current_time() - start < 2.5
+
+
+async def test_an_id_can_be_used_again_as_soon_as_its_answer_is_there(
+    autojump_clock, open_pair, speak_to
+):
+    async with open_pair(latency=0.0) as pair:
+        raw = await speak_to(pair)
+        for _ in range(50):
+            await raw.send(AskInfo(1))
+            assert isinstance(await raw.answer(), Info)
+            await raw.send(Put(1, bytes(32), MIB, 60, False))
+            assert await raw.answer() == Proceed(1)
+            await raw.send(Cancel(1))
+            assert (await raw.answer()).reason == Reason.CANCELLED
+        assert pair.server.counts.protocol_errors == 0

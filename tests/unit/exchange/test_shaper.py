@@ -108,6 +108,19 @@ def test_a_lower_lane_yields_on_an_unlimited_line_by_what_the_line_is_known_to_b
     assert shaper.take_now(Lane.BACKGROUND, SLICE, 10.0 + LINGER_SECS) == SLICE
 
 
+def test_after_a_long_rest_a_lower_lane_still_gets_its_least():
+    shaper = Shaper(0.0, slice_bytes=SLICE)
+    shaper.meter.add(10_000_000, 0.0)
+    shaper.began(Lane.INTERACTIVE)
+    shaper.add(first := Ticket(b"a", Lane.BACKGROUND, 10**6))
+    shaper.grant(86_400.0)
+    shaper.add(second := Ticket(b"a", Lane.BACKGROUND, 10**6))
+    again = shaper.grant(86_400.0)
+    assert first.granted
+    assert second.granted is None
+    assert again < 86_402.0
+
+
 def test_in_a_pipe_with_a_cap_one_always_may_and_more_only_below_it():
     shaper = Shaper(0.0, whole=True, cap=lambda lane, now: 100.0, slice_bytes=SLICE)
     tickets = [Ticket(b"a", Lane.BACKGROUND, size) for size in (500, 40, 40, 40)]
