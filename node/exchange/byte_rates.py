@@ -8,6 +8,7 @@ SAVED_SECS = 0.1
 LEAST_SLICE = 16 * 1024
 """Smallest grant: below it, the work of each costs more than smoothness is worth."""
 _RATE_SECS = 2.0
+_FADE_SECS = 0.02
 _BEST_HALF_LIFE_SECS = 60.0
 
 
@@ -71,7 +72,8 @@ class FlowMeter:
         """Bytes since the start."""
 
     def add(self, size: int, now: float) -> None:
-        self._fade(now)
+        if now > self._at + _FADE_SECS:  # this is called for every slice of every body
+            self._fade(now)
         self.total += size
         self._sum += size
         self._best = max(self._best, self._sum / _RATE_SECS)
