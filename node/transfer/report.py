@@ -188,9 +188,9 @@ class GetReport:
     files: int
     chunks: int
     bytes_from_store: int
+    bytes_from_peers: Mapping[PeerId, int] = field(default_factory=dict)
     bytes_kept: int = 0
     """Of the content, in place already from a get that was broken off."""
-    bytes_from_peers: Mapping[PeerId, int] = field(default_factory=dict)
     retries: int = 0
     hedges: int = 0
     """Requests beside another one for the same chunk, because that one was late."""
