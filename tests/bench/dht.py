@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,13 +42,17 @@ _SETTLES_WITHIN = 60.0
 
 @dataclass(frozen=True)
 class Batches:
-    """One line about the testnet: milliseconds for 1,024 records in one call."""
+    """One line about the testnet: milliseconds for 1,024 records in one call.
+
+    `cpu_ms`: of all processes that are up, for one call, with what they do by themselves meanwhile.
+    """
 
     what: str
     times: int
     p50_ms: float
     p95_ms: float
     max_ms: float
+    cpu_ms: float
     success: float
 
 
@@ -92,10 +96,23 @@ async def _timed(call: Callable[[], Awaitable[float]]) -> tuple[float, float]:
     return 1000 * (trio.current_time() - began), success
 
 
-def _batches(what: str, runs: list[tuple[float, float]]) -> Batches:
+async def _batches(
+    what: str, mesh: Testnet, calls: Sequence[Callable[[], Awaitable[float]]]
+) -> Batches:
+    """Make `calls` one after the other."""
+    pids = [node.pid for node in mesh.nodes if node.pid is not None]
+    cpu = _cpu(pids)
+    runs = [await _timed(call) for call in calls]
     took = [ms for ms, _ in runs]
-    success = statistics.mean(success for _, success in runs)
-    return Batches(what, len(runs), _quantile(took, 0.5), _quantile(took, 0.95), max(took), success)
+    return Batches(
+        what,
+        len(runs),
+        _quantile(took, 0.5),
+        _quantile(took, 0.95),
+        max(took),
+        1000 * (_cpu(pids) - cpu) / len(runs),
+        statistics.mean(success for _, success in runs),
+    )
 
 
 async def _measure_testnet(writer: Dht, reader: Dht, mesh: Testnet, times: int) -> list[Batches]:
@@ -115,9 +132,11 @@ async def _measure_testnet(writer: Dht, reader: Dht, mesh: Testnet, times: int) 
         found = await reader.find_chunks(batch)
         return sum(bool(holders) for holders in found.values()) / len(batch)
 
-    lines = [_batches("announce, all up", [await _timed(announce) for _ in range(times)])]
-    found = [await _timed(lambda b=batch: find(b)) for batch in announced]
-    lines.append(_batches("find, all up", found))
+    def finds(batches: Sequence[list[bytes]]) -> list[Callable[[], Awaitable[float]]]:
+        return [lambda b=batch: find(b) for batch in batches]
+
+    lines = [await _batches("announce, all up", mesh, [announce] * times)]
+    lines.append(await _batches("find, all up", mesh, finds(announced)))
     killed, stopped = round(0.30 * len(mesh.nodes)), round(0.15 * len(mesh.nodes))
     victims = random.Random(2).sample(mesh.nodes, killed + stopped)
     for node in victims[:killed]:
@@ -125,11 +144,9 @@ async def _measure_testnet(writer: Dht, reader: Dht, mesh: Testnet, times: int) 
     for node in victims[killed:]:
         node.signal(signal.SIGSTOP)
     what = f"{killed} killed, {stopped} stopped"
-    found = [await _timed(lambda b=batch: find(b)) for batch in announced]
-    lines.append(_batches(f"find, {what}", found))
-    lines.append(_batches(f"announce, {what}", [await _timed(announce) for _ in range(times)]))
-    fresh = [await _timed(lambda b=batch: find(b)) for batch in announced[times:]]
-    lines.append(_batches(f"find those, {what}", fresh))
+    lines.append(await _batches(f"find, {what}", mesh, finds(announced)))
+    lines.append(await _batches(f"announce, {what}", mesh, [announce] * times))
+    lines.append(await _batches(f"find those, {what}", mesh, finds(announced[times:])))
     return lines
 
 
@@ -296,10 +313,10 @@ def main() -> int:
 
 def _print_batches(lines: list[Batches], nodes: int) -> None:
     table = Table(title=f"{nodes} nodes in processes of their own: {CHUNKS} records in one call")
-    for title in ("what", "times", "p50 ms", "p95 ms", "max ms", "success"):
+    for title in ("what", "times", "p50 ms", "p95 ms", "max ms", "CPU ms", "success"):
         table.add_column(title, justify="left" if title == "what" else "right")
     for line in lines:
-        took = [f"{ms:.0f}" for ms in (line.p50_ms, line.p95_ms, line.max_ms)]
+        took = [f"{ms:.0f}" for ms in (line.p50_ms, line.p95_ms, line.max_ms, line.cpu_ms)]
         table.add_row(line.what, str(line.times), *took, f"{line.success:.4f}")
     Console(width=120).print(table)
 

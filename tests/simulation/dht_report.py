@@ -51,23 +51,26 @@ def _resident_mib() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
-async def _up(lab: Lab, nodes: int, *, cold: bool) -> None:
-    if cold:
+async def _up(lab: Lab, nodes: int, start: str = "settled") -> None:
+    if start == "cold":
         await lab.join(nodes)
-    else:
+    elif start == "warm":
         await lab.warm_start([lab.add() for _ in range(nodes)])
-    await trio.sleep(60)
+    else:
+        await lab.settle([lab.add() for _ in range(nodes)])
+    await trio.sleep(60 if start != "settled" else 1)
+    _say(f"{nodes} nodes are up")
 
 
 def _mode(settings: DhtSettings) -> str:
     return "map" if settings.map_members else "iterative"
 
 
-def _basics(nodes: int, settings: DhtSettings, *, cold: bool) -> Work:
+def _basics(nodes: int, settings: DhtSettings, start: str) -> Work:
     async def work(seed: int) -> dict[str, Row]:
         before = _resident_mib()
         async with open_lab(seed, settings) as lab:
-            await _up(lab, nodes, cold=cold)
+            await _up(lab, nodes, start)
             joined = lab.totals()
             mode = _mode(settings)
             lookups = await measure_lookups(lab, 100)
@@ -77,7 +80,7 @@ def _basics(nodes: int, settings: DhtSettings, *, cold: bool) -> Work:
                     "seed": seed,
                     "mode": mode,
                     "nodes": nodes,
-                    "start": "cold" if cold else "warm",
+                    "start": start,
                     "messages_per_node": joined["rpcs_sent"] / nodes,
                     "kib_per_node": joined["bytes"] / 1024 / nodes,
                     "table_peers": joined["table_peers"] / nodes,
@@ -93,7 +96,7 @@ def _basics(nodes: int, settings: DhtSettings, *, cold: bool) -> Work:
 def _loss(nodes: int, settings: DhtSettings) -> Work:
     async def work(seed: int) -> dict[str, Row]:
         async with open_lab(seed, settings) as lab:
-            await _up(lab, nodes, cold=False)
+            await _up(lab, nodes)
             return {"loss": as_row(seed, await measure_loss(lab), mode=_mode(settings))}
 
     return work
@@ -102,7 +105,7 @@ def _loss(nodes: int, settings: DhtSettings) -> Work:
 def _partition(nodes: int, settings: DhtSettings) -> Work:
     async def work(seed: int) -> dict[str, Row]:
         async with open_lab(seed, settings) as lab:
-            await _up(lab, nodes, cold=False)
+            await _up(lab, nodes)
             return {"partition": as_row(seed, await measure_partition(lab), mode=_mode(settings))}
 
     return work
@@ -120,7 +123,7 @@ def _eclipse(nodes: int, settings: DhtSettings, tries: int) -> Work:
 def _churn(nodes: int, settings: DhtSettings, hours: float, shape: str) -> Work:
     async def work(seed: int) -> dict[str, Row]:
         async with open_lab(seed, settings) as lab:
-            await _up(lab, nodes, cold=False)
+            await _up(lab, nodes)
             sessions, mean = exponential(lab, 3600.0), None
             if shape == "lognormal":
                 sessions, mean = lognormal(lab, 3600.0, 1.0), 3600.0 * 1.6487
@@ -135,22 +138,22 @@ def _churn(nodes: int, settings: DhtSettings, hours: float, shape: str) -> Work:
 RUNS = [
     # The long ones first, so that the short ones fill the gaps.
     Run("churn-1000", 41, _churn(1000, CALM, 24.0, "exponential")),
-    Run("basics-10000", 14, _basics(10_000, ITERATIVE, cold=False)),
+    Run("basics-10000", 14, _basics(10_000, ITERATIVE, "settled")),
     Run("churn-100", 42, _churn(100, FULL_MAP, 24.0, "exponential")),
     Run("churn-100-iterative", 43, _churn(100, ITERATIVE, 24.0, "exponential")),
     Run("churn-100-lognormal", 44, _churn(100, FULL_MAP, 24.0, "lognormal")),
-    Run("basics-1000-cold", 15, _basics(1000, ITERATIVE, cold=True)),
+    Run("basics-1000-cold", 15, _basics(1000, ITERATIVE, "cold")),
     Run("loss-1000", 21, _loss(1000, CALM)),
     Run("partition-1000", 31, _partition(1000, CALM)),
-    Run("basics-1000", 13, _basics(1000, ITERATIVE, cold=False)),
+    Run("basics-1000", 13, _basics(1000, ITERATIVE, "warm")),
     Run("eclipse-1000", 51, _eclipse(1000, ITERATIVE, 1000)),
     Run("eclipse-1000-many-keys", 52, _eclipse(1000, ITERATIVE, 20_000)),
-    Run("basics-100", 12, _basics(100, ITERATIVE, cold=True)),
-    Run("basics-100-map", 16, _basics(100, FULL_MAP, cold=True)),
+    Run("basics-100", 12, _basics(100, ITERATIVE, "cold")),
+    Run("basics-100-map", 16, _basics(100, FULL_MAP, "cold")),
     Run("loss-100", 22, _loss(100, FULL_MAP)),
     Run("partition-100", 32, _partition(100, FULL_MAP)),
     Run("eclipse-100", 53, _eclipse(100, FULL_MAP, 100)),
-    Run("basics-10", 11, _basics(10, FULL_MAP, cold=True)),
+    Run("basics-10", 11, _basics(10, FULL_MAP, "cold")),
 ]
 
 _started = time.monotonic()

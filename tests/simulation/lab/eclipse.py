@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import trio
 from meshnode.dht import kad_wire, records_wire
 from meshnode.dht.kad_wire import KadMessage, PeerAddresses
 from meshnode.dht.keyspace import PeerIndex, chunk_position, peer_position, position
@@ -80,19 +81,15 @@ class Eclipse:
     others_found: float
 
 
-async def measure_eclipse(
-    lab: Lab, honest: int, colluders: int, tries: int, *, warm: bool = True
-) -> Eclipse:
+async def measure_eclipse(lab: Lab, honest: int, colluders: int, tries: int) -> Eclipse:
     """A mesh of honest nodes and a ring that surrounds one key, then announced and looked for."""
     victim = lab.rng.randbytes(32)
     target = chunk_position(victim)
     good = [lab.add() for _ in range(honest)]
     bad = [lab.add(signer) for signer in generate_near(lab, target, colluders, tries)]
     ring = Ring(bad, lab.settings.k)
-    if warm:
-        await lab.warm_start([*good, *bad])
-    else:
-        await lab.join_all([*good, *bad])
+    await lab.settle([*good, *bad])
+    await trio.sleep(60)  # a full map takes some rounds to be complete
     for node in bad:
         ring.corrupt(node)
     nearest = lab.index().closest(target, lab.settings.k)

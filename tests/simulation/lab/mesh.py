@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 
 import msgpack
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from meshnode.dht import Dht, DhtSettings, MemoryBackend, open_dht
-from meshnode.dht.backend import NEVER, RowKind
+from meshnode.dht.backend import NEVER, Row, RowKind
 from meshnode.dht.keyspace import BITS, PeerIndex, peer_position
 from meshnode.dht.peer_id import PeerId
 from meshnode.node.transport.sim import SimHost, SimLink, SimNetwork, open_sim_network
@@ -166,12 +167,29 @@ class Lab:
 
     async def warm_start(self, nodes: Sequence[LabNode]) -> None:
         """Start nodes that have met before: each remembers k random peers per bucket."""
-        for node, remembered in zip(nodes, _tables(nodes, self.settings.k, self.rng), strict=True):
-            for other in remembered:
-                row = (int(RowKind.PEER), bytes(other.peer), b"", _peer_row(other), NEVER)
+        for node, remembered in self._tables(nodes):
+            for row in remembered:
                 node.backend.rows[row[:3]] = row
+            await self.start(node)
+
+    async def settle(self, nodes: Sequence[LabNode]) -> None:
+        """Nodes that have long been up: k random peers per bucket are in each one's table.
+
+        What a start asks of the mesh, in which a thousand nodes start at once, has been asked.
+        """
         for node in nodes:
             await self.start(node)
+        await trio.sleep(0.1)  # whoever knows nobody has nobody to look for
+        for node, remembered in self._tables(nodes):
+            node.dht._contacts.restore(remembered)
+
+    def _tables(self, nodes: Sequence[LabNode]) -> Iterable[tuple[LabNode, list[Row]]]:
+        kind = int(RowKind.PEER)
+        for node, others in zip(nodes, _tables(nodes, self.settings.k, self.rng), strict=True):
+            yield (
+                node,
+                [(kind, bytes(other.peer), b"", _peer_row(other), NEVER) for other in others],
+            )
 
     # --- looking from above -------------------------------------------------------------------
 
@@ -193,6 +211,7 @@ class Lab:
         return totals
 
 
+@cache
 def _peer_row(node: LabNode) -> bytes:
     packed: bytes = msgpack.packb([[node.address], 2 * LATENCY])
     return packed
