@@ -168,11 +168,15 @@ class CopyMaker:
                 return None
             able = [member for member in equals if self._windows.room(member.peer, size)]
             if able:
-                chosen = self._suitable(able, size)
-                attempt.candidates.remove(chosen)
-                return chosen
+                return self._take(self._suitable(able, size), attempt)
             with self._tracer.phase("peers full"):
                 await self._windows.change()
+
+    def _take(self, member: Member, attempt: _Round) -> Member:
+        """From now on, not from the first byte on: the next choice must see what zone is taken."""
+        attempt.candidates.remove(member)
+        attempt.under_way[member.peer] = member.zone
+        return member
 
     def _suitable(self, able: list[Member], size: int) -> Member:
         """The best of those that are not much slower, just now, than the fastest.
@@ -201,9 +205,11 @@ class CopyMaker:
         best = self._is_new_zone(attempt.candidates[0].zone, attempt)
         return [m for m in attempt.candidates if self._is_new_zone(m.zone, attempt) == best]
 
-    def _is_new_zone(self, zone: str, attempt: _Round) -> bool:
+    def _is_new_zone(self, zone: str, attempt: _Round, besides: PeerId | None = None) -> bool:
+        """Whether no copy is in `zone` or on its way there, `besides` the one to that peer."""
         holding = attempt.placement.holders.values()
-        return zone != self._ctx.zone and zone not in (*holding, *attempt.under_way.values())
+        coming = (taken for peer, taken in attempt.under_way.items() if peer != besides)
+        return zone != self._ctx.zone and zone not in (*holding, *coming)
 
     # --- one copy -----------------------------------------------------------------------------
 
@@ -221,13 +227,16 @@ class CopyMaker:
         """Ask `member`; when it is late, the next one as well or instead. Whether it was made."""
         race = _Race()
         began = trio.current_time()
-        new_zone = self._is_new_zone(member.zone, attempt)
+        new_zone = self._is_new_zone(member.zone, attempt, besides=member.peer)
         async with task_group() as tasks:
 
             async def run(runner: Member) -> None:
-                if await self._ask(runner, attempt, part):
-                    race.won = True
-                    tasks.cancel_scope.cancel()
+                try:
+                    if await self._ask(runner, attempt, part):
+                        race.won = True
+                        tasks.cancel_scope.cancel()
+                finally:
+                    attempt.under_way.pop(runner.peer, None)
                 race.runners -= 1
                 if not race.runners:
                     race.over.set()
@@ -272,8 +281,7 @@ class CopyMaker:
     def _fastest(self, able: list[Member], attempt: _Round) -> Member:
         stats, size = self._ctx.exchange.stats, attempt.placement.size
         fastest = min(able, key=lambda m: stats.expected_seconds(m.peer, size, upload=True))
-        attempt.candidates.remove(fastest)
-        return fastest
+        return self._take(fastest, attempt)
 
     def _note_silence(self, member: Member, size: int) -> None:
         self.health.silent(member.peer)
@@ -303,7 +311,6 @@ class CopyMaker:
 
         self.health.began(peer)
         self._windows.begin(peer, size)
-        attempt.under_way[peer] = member.zone
         try:
             with (
                 self._tracer.asking(peer) as tally,
@@ -324,7 +331,6 @@ class CopyMaker:
         finally:
             self.health.ended(peer)
             self._windows.end(peer, size)
-            attempt.under_way.pop(peer, None)
         if limit.cancelled_caught:
             reason = f"did not take a chunk within {settings.chunk_timeout_secs:g} s"
             self._ctx.exchange.stats.of(peer).failed(reason)
