@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +55,8 @@ class TestnetNode:
     home: Path
     config: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
+    command: Sequence[str] = (*MESHNODE, "start")
+    """What `start` runs."""
     peer_id: str = ""
     addresses: list[str] = field(default_factory=list)
     _log: IO[bytes] | None = None
@@ -109,7 +111,7 @@ class TestnetNode:
         """Start the process; `wait_ready` says when it serves."""
         self._log = self.log_path.open("ab")
         self.process = subprocess.Popen(
-            [*MESHNODE, "start"],
+            self.command,
             env=self.environment(),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -213,6 +215,7 @@ def open_testnet(
     count: int,
     *,
     config: dict[str, str] | None = None,
+    config_of: Callable[[int], dict[str, str]] = lambda _: {},
     keep: bool = False,
     root: Path | None = None,
 ) -> Iterator[Testnet]:
@@ -220,6 +223,7 @@ def open_testnet(
 
     Args:
         config: extra configuration keys for every node ("storage.replication" -> "2").
+        config_of: the same for one node, by its number from 1; they win.
         keep: leave the homes behind.
         root: where the homes go; default a new temporary folder (kept short: socket paths).
     """
@@ -230,7 +234,11 @@ def open_testnet(
         **(config or {}),
     }
     nodes = [
-        TestnetNode(number, base / f"n{number}", {**settings, "node.name": f"node{number}"})
+        TestnetNode(
+            number,
+            base / f"n{number}",
+            {**settings, "node.name": f"node{number}", **config_of(number)},
+        )
         for number in range(1, count + 1)
     ]
     testnet = Testnet(base, nodes)
