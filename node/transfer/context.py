@@ -41,6 +41,11 @@ class ChunkExchange(Protocol):
         up to date while they come."""
         ...
 
+    def hold_up(self, size: int, *, upload: bool = False) -> float:
+        """Seconds for which this node's own bandwidth limits may hold up `size` bytes: a deadline
+        around a call should be later by this. 0.0 without limits."""
+        ...
+
     def corrupt(self, peer: PeerId, digest: Digest) -> IntegrityError:
         """Note that `peer` sent false bytes; returns the error that says so."""
         ...

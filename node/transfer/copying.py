@@ -247,7 +247,7 @@ class CopyMaker:
                 with trio.move_on_after(_LOOK_AGAIN_SECONDS):
                     await race.over.wait()
                 # Anew each time: with the first receipts of the put it is known what is late.
-                late_after = self.lateness.late_after()
+                late_after = self.lateness.late_after() + self._hold_up(attempt)
                 if race.over.is_set() or trio.current_time() - began < late_after:
                     continue
                 able = self._able(attempt, new_zone=new_zone)
@@ -274,6 +274,10 @@ class CopyMaker:
             and self.health.rest(member.peer) <= 0
             and self._windows.room(member.peer, attempt.placement.size)
         ]
+
+    def _hold_up(self, attempt: _Round) -> float:
+        """What our own bandwidth limits cost is no fault of a peer's."""
+        return self._ctx.exchange.hold_up(attempt.placement.size, upload=True)
 
     def _may_hedge(self, size: int) -> bool:
         return not self.slots.anybody_waits and self.lateness.may_spend(size)
@@ -314,7 +318,7 @@ class CopyMaker:
         try:
             with (
                 self._tracer.asking(peer) as tally,
-                trio.move_on_after(settings.chunk_timeout_secs) as limit,
+                trio.move_on_after(settings.chunk_timeout_secs + self._hold_up(attempt)) as limit,
             ):
                 receipt = await self._ctx.exchange.put(
                     peer,

@@ -274,9 +274,9 @@ class Driver:
 
     async def _get(self, running: _Running) -> bytes | bytearray:
         settings, ask = self._ctx.chunk_settings, running.ask
-        ref = self._refs[ask.chunk]
-        with trio.move_on_after(settings.chunk_timeout_secs):
-            stored = await self._ctx.exchange.get_unverified(
+        ref, exchange = self._refs[ask.chunk], self._ctx.exchange
+        with trio.move_on_after(settings.chunk_timeout_secs + exchange.hold_up(ref.size)):
+            stored = await exchange.get_unverified(
                 ask.peer,
                 ref.digest,
                 0,
@@ -288,7 +288,7 @@ class Driver:
             return stored
         reason = f"did not send the whole chunk within {settings.chunk_timeout_secs:g} s"
         # A request given up is no failure to the exchange; this one is.
-        self._ctx.exchange.stats.of(ask.peer).failed(reason)
+        exchange.stats.of(ask.peer).failed(reason)
         raise DeadlineError(f"{reason}.")
 
     async def _take(self, running: _Running, stored: bytes | bytearray) -> None:

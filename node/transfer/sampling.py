@@ -115,8 +115,8 @@ async def _check(ctx: TransferContext, sample: Sample, result: ReadBack) -> None
 
 
 async def _read(ctx: TransferContext, sample: Sample) -> bytes | bytearray:
-    settings = ctx.chunk_settings
-    with trio.move_on_after(settings.chunk_timeout_secs):
+    settings, held_up = ctx.chunk_settings, ctx.exchange.hold_up(sample.length)
+    with trio.move_on_after(settings.chunk_timeout_secs + held_up):
         return await ctx.exchange.get_unverified(
             sample.peer,
             sample.digest,

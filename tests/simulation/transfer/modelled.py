@@ -165,6 +165,9 @@ class ModelledExchange:
                 answer.arrival.update(at)
         answer.done.set()
 
+    def hold_up(self, size: int, *, upload: bool = False) -> float:
+        return 0.0
+
     def corrupt(self, peer: PeerId, digest: bytes) -> IntegrityError:
         self.stats.of(peer).corrupted("sent false bytes")
         return IntegrityError(f"Peer {peer.short} sent false bytes.")

@@ -149,6 +149,9 @@ class FakeExchange:
             if found is not None:
                 found.serving -= 1
 
+    def hold_up(self, size: int, *, upload: bool = False) -> float:
+        return 0.0
+
     def corrupt(self, peer: PeerId, digest: bytes) -> IntegrityError:
         self.stats.of(peer).corrupted("sent a corrupt chunk")
         return IntegrityError(f"Peer {peer.short} sent a corrupt chunk.")
