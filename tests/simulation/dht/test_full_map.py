@@ -1,4 +1,4 @@
-"""Meshes whose members all know each other: no lookups, and still right when members come and go."""
+"""Meshes whose members all know each other: no lookups, and right when members come and go."""
 
 from __future__ import annotations
 
