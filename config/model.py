@@ -166,6 +166,14 @@ class NetworkSettings:
         "How often an open connection is tried with a ping; a peer silent for two is dropped.",
         "Lower finds dead peers sooner; higher spares metered or battery-powered links.",
     )
+    full_map_members: int = _setting(
+        Integer(0, 4000),
+        500,
+        "Up to so many members, every node knows all of them, and lookups ask nobody for the way; "
+        "0 always looks up step by step.",
+        "Raise it where memory and a trickle of traffic per member matter less than speed; the "
+        "same on all members.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +338,7 @@ class LimitSettings:
         Integer(1000, 250_000),
         250_000,
         "DHT records kept on behalf of one peer; beyond it further ones are refused.",
-        "Lower it on small machines: each takes about 350 bytes of memory and 100 of disk. The "
+        "Lower it on small machines: each takes about 250 bytes of memory and 100 of disk. The "
         "bound is a quarter of all records a node keeps, so that no peer can fill it alone.",
     )
 

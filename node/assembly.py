@@ -194,7 +194,9 @@ def _server_limits(config: Config) -> ServerLimits:
 
 def _dht_settings(config: Config) -> DhtSettings:
     return DhtSettings(
-        zone=config.node.zone, max_records_per_peer=config.limits.max_records_per_peer
+        zone=config.node.zone,
+        max_records_per_peer=config.limits.max_records_per_peer,
+        map_members=config.network.full_map_members,
     )
 
 
