@@ -8,7 +8,7 @@ PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-p
 
 INTEROP_JS := tests/interop/js
 
-.PHONY: help install demo test interop check format bench bench-dht sim sim-transfer clean
+.PHONY: help install demo test interop check format bench bench-dht sim sim-transfer chaos clean
 
 help:
 	@echo "make demo    a local testnet of 5 real nodes keeps a file and a folder"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench-dht  the DHT over real processes, and against py-libp2p's KadDHT"
 	@echo "make sim     the DHT in simulated meshes of up to 10,000 nodes; tables"
 	@echo "make sim-transfer     gets over modelled links on virtual time, as a table"
+	@echo "make chaos   real nodes behind bad lines, as a table (minutes; QUICK=1: one)"
 	@echo "make format  let ruff mend what it can"
 	@echo "make clean   remove $(VENV) and caches"
 
@@ -82,6 +83,9 @@ sim: $(STAMP)
 
 sim-transfer: $(STAMP)
 	$(BIN)/python -m tests.simulation.transfer
+
+chaos: $(STAMP)
+	$(BIN)/python -m scripts.chaos $(if $(QUICK),--quick) $(CHAOS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -132,7 +132,8 @@ class Front:
     # --- what happens to it -------------------------------------------------------------------
 
     def freeze(self) -> None:
-        self._moving = trio.Event()
+        if self._moving.is_set():
+            self._moving = trio.Event()
 
     def silence(self) -> None:
         self._silent = True

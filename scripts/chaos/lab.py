@@ -62,8 +62,8 @@ class Lab:
 
     def __init__(self, mesh: Testnet, proxy: FaultProxy, work: Path, size: int, seed: int) -> None:
         self.proxy = proxy
-        self.holders = mesh.nodes[:HOLDERS]
-        self.client = mesh.nodes[HOLDERS]
+        self.holders = mesh.nodes[:-1]
+        self.client = mesh.nodes[-1]
         self.work = work
         self.size = size
         self.rng = random.Random(seed)
@@ -81,7 +81,8 @@ class Lab:
         return path
 
     def keep(self, file: Path, copies: int) -> str:
-        """Put it on the first holder; the link. Holders have to have room and know each other."""
+        """Put it on the first holder; the link. The client is stopped, so as to keep no copy."""
+        self._stop_client()
         self._until_offers(self.holders[0], copies - 1)
         done = self.holders[0].must("--json", "put", "--replication", str(copies), file)
         link: str = json.loads(done)["sources"][0]["link"]
@@ -95,9 +96,7 @@ class Lab:
         Keywords are keys of `[performance.chunks]`; all others have their defaults.
         """
         node = self.client
-        node.signal(signal.SIGTERM)
-        if not node.reap(10):
-            node.kill()
+        self._stop_client()
         shutil.rmtree(node.home / "data", ignore_errors=True)
         kept = {k: v for k, v in node.config.items() if not k.startswith("performance.")}
         given = {f"performance.chunks.{key}": str(value) for key, value in performance.items()}
@@ -105,6 +104,11 @@ class Lab:
         (node.home / "config.toml").unlink(missing_ok=True)
         node.configure()
         self.start_client()
+
+    def _stop_client(self) -> None:
+        self.client.signal(signal.SIGTERM)
+        if not self.client.reap(10):
+            self.client.kill()
 
     def start_client(self) -> None:
         self.client.start()
@@ -230,22 +234,23 @@ def segments(node: TestnetNode) -> dict[Path, int]:
 
 
 @contextlib.contextmanager
-def open_lab(size: int, seed: int, config: dict[str, str] | None = None) -> Iterator[Lab]:
+def open_lab(size: int, seed: int, holders: int = HOLDERS) -> Iterator[Lab]:
     """Holders, fronts and client; contents of `size` bytes."""
-    ports = _free_ports(HOLDERS)
+    ports = _free_ports(holders)
     targets = [("127.0.0.1", port) for port in ports]
     with open_fault_proxy(targets, seed) as proxy:
 
         def config_of(number: int) -> dict[str, str]:
-            if number > HOLDERS:
+            if number > holders:
                 return {"network.listen": "[]"}
             return {
                 "network.listen": f'["/ip4/127.0.0.1/tcp/{ports[number - 1]}"]',
                 "network.announce": f'["{proxy.addresses[number - 1]}"]',
             }
 
-        settings = {"ingest.chunk_size": "256 KiB", **(config or {})}
-        with open_testnet(HOLDERS + 1, config=settings, config_of=config_of) as mesh:
+        # Small chunks: many of them in a content that is small enough for a run of minutes.
+        settings = {"ingest.chunk_size": "256 KiB"}
+        with open_testnet(holders + 1, config=settings, config_of=config_of) as mesh:
             work = mesh.root / "work"
             work.mkdir()
             yield Lab(mesh, proxy, work, size, seed)

@@ -192,7 +192,7 @@ def _liar(lab: Lab, stage: Stage) -> Figures:
         require(believed == 0, f"{believed} false bytes counted as true")
         return _with_remark(told, f"{lies} false chunks")
     finally:
-        liar.kill()
+        (liar.home / lying_node.LIES).unlink(missing_ok=True)  # honest again
         liar.command = honest
 
 
