@@ -122,7 +122,7 @@ def _print(played: Sequence[Played], size: int, load: float, seconds: float) -> 
     by_name = {entry.scenario.name: entry.figures for entry in played}
     for entry in played:
         table.add_row(*_row(entry, by_name.get(entry.scenario.against)))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
     wrong = [entry for entry in played if entry.figures is None]
     for entry in wrong:
         print(f"\nWRONG: {entry.scenario.name.strip()}: {entry.wrong}")

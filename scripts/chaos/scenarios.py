@@ -149,7 +149,7 @@ def _random_cuts(lab: Lab, stage: Stage) -> Figures:
             pass
 
     told = _get(lab, stage.replicated, cut_at_least_once)
-    return _with_remark(told, f"{lab.proxy.cuts() - before} cuts, all links of the mesh")
+    return _with_remark(told, f"{lab.proxy.cuts() - before} cuts in the whole mesh")
 
 
 # --- holders with false bytes -------------------------------------------------------------------
