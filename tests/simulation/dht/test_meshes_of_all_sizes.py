@@ -62,9 +62,9 @@ def test_without_a_map_lookups_take_the_hops_that_theory_says(
     assert lookups.nearest >= 0.95, f"seed {seed}: {lookups}"
     assert lookups.overlap >= 0.95, f"seed {seed}: {lookups}"
     assert lookups.mean_asked <= 3 * ITERATIVE.k
-    # One request per responsible peer, and a few to find out who these are; a lookup per key
-    # would cost twenty thousand.
-    assert announcing.messages <= 1.6 * nodes, f"seed {seed}: {announcing}"
+    # One request per responsible peer, and a few to find out who these are and whether they are
+    # there; a lookup per key would cost twenty thousand.
+    assert announcing.messages <= 2 * nodes, f"seed {seed}: {announcing}"
     assert announcing.messages_again <= 1.2 * nodes
     assert announcing.placed > 0.9, f"seed {seed}: {announcing}"
     assert announcing.found == 1, f"seed {seed}: {announcing}"
