@@ -8,7 +8,7 @@ PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-p
 
 INTEROP_JS := tests/interop/js
 
-.PHONY: help install demo test interop check format bench bench-dht sim sim-transfer chaos clean
+.PHONY: help install demo test interop check format bench bench-transport bench-dht sim sim-transfer chaos clean
 
 help:
 	@echo "make demo    a local testnet of 5 real nodes keeps a file and a folder"
