@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 
 import pytest
 import trio
@@ -163,8 +164,21 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.fixture
+def library_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[pytest.LogCaptureFixture]:
+    """What the library's Yamux logs, whatever a test before has set up for all logging."""
+    logger = logging.getLogger("libp2p.stream_muxer.yamux.yamux")
+    monkeypatch.setattr(logger, "disabled", False)
+    logger.addHandler(caplog.handler)
+    with caplog.at_level(logging.WARNING, logger=logger.name):
+        yield caplog
+    logger.removeHandler(caplog.handler)
+
+
 async def test_stock_a_peer_may_overrun_its_window_and_the_log_is_where_that_ends(
-    caplog: pytest.LogCaptureFixture,
+    library_log: pytest.LogCaptureFixture,
 ) -> None:
     async with stock_host() as victim:
         attacker = await attack(stock_port(victim), PeerId.from_bytes(victim.get_id().to_bytes()))
@@ -181,7 +195,7 @@ async def test_stock_a_peer_may_overrun_its_window_and_the_log_is_where_that_end
                 await trio.sleep(0.01)
             assert network.get_connections(name), "still connected"
             # On stderr, in a program that has not set up logging.
-            while not any("window" in text for text in warnings(caplog)):  # noqa: ASYNC110
+            while not any("window" in text for text in warnings(library_log)):  # noqa: ASYNC110
                 await trio.sleep(0.01)
         attacker.wire.close()
 
