@@ -180,20 +180,11 @@ class Schedule:
         return f"a list of at most {MAX_LIST_ITEMS} entries such as {SCHEDULE_EXAMPLE}"
 
     def parse(self, found: object) -> tuple[str, ...]:
-        if isinstance(found, str) or not isinstance(found, Sequence):
-            raise ValueError
-        if len(found) > MAX_LIST_ITEMS:
-            raise ValueError(f"{len(found)} are too many")
-        return tuple(self._checked(item) for item in found)
+        return tuple(self._checked(item) for item in _items(found))
 
     def parse_text(self, text: str) -> tuple[str, ...]:
-        if text.lstrip().startswith("["):
-            try:
-                return self.parse(json.loads(text))
-            except (json.JSONDecodeError, RecursionError):
-                raise ValueError("not a list") from None
         # Days are separated by commas, so entries cannot be.
-        return self.parse([item.strip() for item in text.split(";") if item.strip()])
+        return self.parse(_split(text, ";"))
 
     def to_toml(self, value: tuple[str, ...]) -> str:
         return json.dumps(list(value))
@@ -293,20 +284,11 @@ class Addresses:
         return f"a list of at most {MAX_LIST_ITEMS} multiaddrs {rule[self.use]}"
 
     def parse(self, found: object) -> tuple[str, ...]:
-        if isinstance(found, str) or not isinstance(found, Sequence):
-            raise ValueError
-        if len(found) > MAX_LIST_ITEMS:
-            raise ValueError(f"{len(found)} are too many")
         # A repeated address is one address; the order is the user's.
-        return tuple(dict.fromkeys(self._checked(item) for item in found))
+        return tuple(dict.fromkeys(self._checked(item) for item in _items(found)))
 
     def parse_text(self, text: str) -> tuple[str, ...]:
-        if text.lstrip().startswith("["):
-            try:
-                return self.parse(json.loads(text))
-            except (json.JSONDecodeError, RecursionError):
-                raise ValueError("not a list") from None
-        return self.parse([item.strip() for item in text.split(",") if item.strip()])
+        return self.parse(_split(text, ","))
 
     def to_toml(self, value: tuple[str, ...]) -> str:
         return json.dumps(list(value))
@@ -326,6 +308,25 @@ class Addresses:
         if self.use != "listen" and not address.is_dialable:
             raise ValueError(f"{item[:80]!r}: nobody can dial that")
         return item
+
+
+def _items(found: object) -> Sequence[object]:
+    if isinstance(found, str) or not isinstance(found, Sequence):
+        raise ValueError
+    if len(found) > MAX_LIST_ITEMS:
+        raise ValueError(f"{len(found)} are too many")
+    return found
+
+
+def _split(text: str, separator: str) -> object:
+    """A list as people write it: as in TOML, or its items with separators between."""
+    if not text.lstrip().startswith("["):
+        return [item.strip() for item in text.split(separator) if item.strip()]
+    try:
+        found: object = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        raise ValueError("not a list") from None
+    return found
 
 
 def _integer(text: str) -> int:
