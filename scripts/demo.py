@@ -90,9 +90,10 @@ def _get_all(node: TestnetNode, reports: dict[Path, dict[str, Any]], target: Pat
         want, have = _sha256(source), _sha256(copy)
         same = want == have
         good &= same
+        holders = len(result["bytes_from_peers"])
         print(
             f"get {source.name} on {node.name}: {seconds:.2f} s, "
-            f"{_size(copy) / MB / seconds:.0f} MB/s, from {len(result['bytes_from_peers'])} peers; "
+            f"{_size(copy) / MB / seconds:.0f} MB/s, from {holders} peer{'s' * (holders != 1)}; "
             f"SHA-256 {have[:16]}... {'same' if same else f'DIFFERS from {want[:16]}...'}"
         )
     return good
