@@ -15,7 +15,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make interop talk to js-libp2p and py-libp2p (js needs node and npm)"
 	@echo "make check   ruff and mypy --strict"
-	@echo "make bench   measure against cp and plain HTTP"
+	@echo "make bench   measure against cp, HTTP, nginx with TLS"
 	@echo "make bench-transport  the transport against py-libp2p and plain TCP"
 	@echo "make bench-dht  the DHT over real processes, and against py-libp2p's KadDHT"
 	@echo "make sim     the DHT in simulated meshes of up to 10,000 nodes; tables"
@@ -70,16 +70,16 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench $(ARGS)
 
 bench-transport: $(STAMP)
-	$(BIN)/python -m tests.bench.transport
+	$(BIN)/python -m tests.bench.transport $(ARGS)
 
 bench-dht: $(STAMP)
-	$(BIN)/python -m tests.bench.dht
+	$(BIN)/python -m tests.bench.dht $(ARGS)
 
 sim: $(STAMP)
-	$(BIN)/python -m tests.simulation.dht_report
+	$(BIN)/python -m tests.simulation.dht_report $(ARGS)
 
 sim-transfer: $(STAMP)
 	$(BIN)/python -m tests.simulation.transfer

@@ -1,7 +1,8 @@
-"""`make bench`: meshnode against cp and plain HTTP on the same files in the same run.
+"""`make bench`: meshnode against cp, HTTP and nginx with TLS on the same files in the same run.
 
-One file put on node 1 and fetched by node 2 (two processes over loopback), ten thousand small
-files likewise, and one large file for the memory bound. Prints a table, writes JSON. The numbers
+One file put on node 1 and fetched by node 2 (two processes over loopback), fetched by a fifth node
+from four, ten thousand small files, and one large file for the memory bound. nginx and curl are
+measured where they are installed. Prints a table, writes JSON. The numbers
 are this machine's at this moment: read the ratios, and the spread for how noisy it was.
 """
 
@@ -12,8 +13,10 @@ import json
 import os
 import platform
 import random
+import signal
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +26,15 @@ from rich.table import Table
 from scripts.testnet import Testnet, TestnetNode, open_testnet
 
 from . import baselines
-from .measure import Result, repeat
+from .measure import Result
 
 GIB = 1 << 30
+NGINX = "nginx -> curl"
+NGINX_TLS = "nginx, TLS 1.3 -> curl"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="measure meshnode against cp and plain HTTP")
+    parser = argparse.ArgumentParser(description="measure meshnode against cp, HTTP, nginx")
     parser.add_argument("--size", type=float, default=1.0, help="GiB of the one file (default 1)")
     parser.add_argument("--files", type=int, default=10_000, help="how many small files")
     parser.add_argument("--large", type=float, default=4.0, help="GiB for the memory run; 0: skip")
@@ -50,61 +55,98 @@ def _measure(scratch: Path, options: argparse.Namespace) -> list[Result]:
     size = _write_random(file, int(options.size * GIB), seed=1)
     folder = scratch / "many"
     small = _write_small_files(folder, options.files)
-    results = [baselines.copy("cp, one file", file, scratch, size, options.times)]
-    results.append(baselines.python_http(file, scratch, size, options.times))
-    with_nginx = baselines.nginx(file, scratch, size, options.times)
-    if with_nginx is not None:
-        results.append(with_nginx)
-    for copies in (1, 2):
-        # A fresh mesh for each row group: a chunk the store has already would cost nothing.
-        results += _put_and_get(scratch, file, size, copies, options.times, "one file")
-    results.append(baselines.copy(f"cp -r, {options.files} files", folder, scratch, small, 1))
-    results += _put_and_get(scratch, folder, small, 1, 1, f"{options.files} files")
+    rows = [baselines.copy("cp, one file", file, scratch, size, options.times)]
+    rows.append(baselines.python_http(file, scratch, size, options.times))
+    rows += _against_nginx(scratch, file, size, options.times)
+    rows += _two_copies(scratch, file, size, options.times)
+    rows.append(baselines.copy(f"cp -r, {options.files} files", folder, scratch, small, 1))
+    rows += _put_and_get(scratch, folder, small, 1, f"{options.files} files", {})
     if options.large:
         file.unlink()
         large = _write_random(file, int(options.large * GIB), seed=2)
-        results += _put_and_get(scratch, file, large, 1, 1, f"{options.large:g} GiB")
-    return results
-
-
-def _put_and_get(
-    scratch: Path, source: Path, size: int, copies: int, times: int, what: str
-) -> list[Result]:
-    links: list[str] = []
-    puts: list[Result] = []
-    gets: list[Result] = []
-    for _ in range(times):
-        with open_testnet(2, config={"storage.replication": str(copies)}, root=scratch) as mesh:
-            first, second = mesh[1], mesh[2]
-
-            def put(_: int, node: TestnetNode = first) -> None:
-                links.append(_put(node, source))
-
-            def get(_: int, node: TestnetNode = second) -> None:
-                node.must("--json", "get", links[-1], "-o", scratch / "got")
-
-            pids = _pids(mesh)
-            puts.append(repeat("put", size, 1, pids, put))
-            if copies == 1:
-                gets.append(repeat("get", size, 1, pids, get))
-                _compare(source, scratch / "got")
-                baselines.remove(scratch / "got")
-    target = "" if copies == 1 else f", {copies} copies"
-    rows = [Result(f"meshnode put, {what}{target}", size, [r for p in puts for r in p.runs])]
-    if gets:
-        rows.append(Result(f"meshnode get, {what}", size, [r for g in gets for r in g.runs]))
+        rows += _put_and_get(scratch, file, large, 1, f"{options.large:g} GiB", {})
     return rows
 
 
-def _pids(mesh: Testnet) -> dict[str, int]:
-    first, second = mesh[1].pid, mesh[2].pid
-    assert first is not None
-    assert second is not None
-    return {"source": first, "receiver": second}
+def _against_nginx(scratch: Path, file: Path, size: int, times: int) -> list[Result]:
+    """One file from one node, from four, and from nginx, in turns: the machine's mood is shared."""
+    with (
+        baselines.nginx(file, scratch, tls=False) as plain,
+        baselines.nginx(file, scratch, tls=True) as tls,
+    ):
+        servers = {NGINX: plain, NGINX_TLS: tls}
+        present = {name: server for name, server in servers.items() if server is not None}
+        return _put_and_get(scratch, file, size, times, "one file", present)
 
 
-def _put(node: TestnetNode, source: Path) -> str:
-    link: str = json.loads(node.must("--json", "put", source))["sources"][0]["link"]
+def _put_and_get(
+    scratch: Path,
+    source: Path,
+    size: int,
+    times: int,
+    what: str,
+    servers: Mapping[str, baselines.Fetched],
+) -> list[Result]:
+    """Put and get with one copy; with servers to compare to also a get from four nodes."""
+    put, get = Result(f"meshnode put, {what}", size), Result(f"meshnode get, {what}", size)
+    rows = [*(Result(name, size) for name in servers), put, get]
+    four = Result(f"meshnode get, {what}, from four", size)
+    if servers:
+        rows.append(four)
+    for _ in range(times):
+        # A fresh mesh each time: a chunk the store has already would cost nothing.
+        with open_testnet(2, config={"storage.replication": "1"}, root=scratch) as mesh:
+            for row, server in zip(rows, servers.values(), strict=False):
+                with row.run({"source": [server.pid]}):
+                    server.fetch()
+            with put.run({"source": _pids(mesh, 1)}):
+                link = _put(mesh[1], source)
+            _get(mesh, link, source, get)
+        if servers:
+            _get_from_four(scratch, source, four)
+    return rows
+
+
+def _get_from_four(scratch: Path, source: Path, row: Result) -> None:
+    with open_testnet(5, root=scratch) as mesh:
+        # The fifth must not be given a copy, so it is away while they are placed.
+        mesh[5].signal(signal.SIGTERM)
+        mesh[5].reap(10)
+        link = _put(mesh[1], source, "--replication", "4")
+        mesh[5].start()
+        mesh[5].wait_ready(4)
+        _get(mesh, link, source, row)
+
+
+def _get(mesh: Testnet, link: str, source: Path, row: Result) -> None:
+    """The last node gets it; all others are its sources."""
+    receiver = len(mesh.nodes)
+    target = mesh.root / "got"
+    roles = {"source": _pids(mesh, *range(1, receiver)), "receiver": _pids(mesh, receiver)}
+    with row.run(roles):
+        mesh[receiver].must("--json", "get", link, "-o", target)
+    _compare(source, target)
+    baselines.remove(target)
+
+
+def _two_copies(scratch: Path, source: Path, size: int, times: int) -> list[Result]:
+    row = Result("meshnode put, one file, 2 copies", size)
+    for _ in range(times):
+        with (
+            open_testnet(2, config={"storage.replication": "2"}, root=scratch) as mesh,
+            row.run({"source": _pids(mesh, 1), "receiver": _pids(mesh, 2)}),
+        ):
+            _put(mesh[1], source)
+    return [row]
+
+
+def _pids(mesh: Testnet, *numbers: int) -> list[int]:
+    pids = [mesh[number].pid for number in numbers]
+    return [pid for pid in pids if pid is not None]
+
+
+def _put(node: TestnetNode, source: Path, *options: str) -> str:
+    link: str = json.loads(node.must("--json", "put", *options, source))["sources"][0]["link"]
     return link
 
 
@@ -147,21 +189,23 @@ def _write_small_files(folder: Path, count: int) -> int:
 
 def _print_table(results: list[Result]) -> None:
     table = Table(title=f"{platform.machine()}, {os.cpu_count()} cores, Python {sys.version[:6]}")
-    for title in ("work", "s", "MB/s", "spread", "x of cp"):
+    for title in ("work", "s", "MB/s", "spread", "x of cp", "x of TLS"):
         table.add_column(title, justify="left" if title == "work" else "right")
     for title in ("command", "source", "receiver"):
         table.add_column(f"{title}\nCPU s/GiB", justify="right")
     for title in ("source", "receiver"):
         table.add_column(f"{title}\npeak MiB", justify="right")
     cp_rate = 0.0
+    tls_rate = next((row.rate for row in results if row.name == NGINX_TLS), None)
     for row in results:
         if row.name.startswith("cp"):
             cp_rate = row.rate
         cpu = [_cell(row.cpu_per_gib(role)) for role in ("command", "source", "receiver")]
         memory = [_cell(row.peak(role), 0) for role in ("source", "receiver")]
         times = [f"{row.median_seconds:.2f}", f"{row.rate:.0f}", f"{row.spread:.2f}"]
-        table.add_row(row.name, *times, f"{row.rate / cp_rate:.3f}", *cpu, *memory)
-    Console(width=130).print(table)
+        ratios = [_cell(row.rate / rate if rate else None, 3) for rate in (cp_rate, tls_rate)]
+        table.add_row(row.name, *times, *ratios, *cpu, *memory)
+    Console(width=140).print(table)
 
 
 def _cell(value: float | None, digits: int = 2) -> str:

@@ -1,4 +1,4 @@
-"""What meshnode is measured against, on the same files in the same run: cp and plain HTTP."""
+"""What meshnode is measured against, on the same files in the same run: cp, HTTP, nginx."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509.oid import NameOID
 
 from .measure import Result, repeat
 
@@ -34,29 +43,80 @@ def python_http(source: Path, target: Path, size: int, times: int) -> Result:
     command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1"]
     with _server(command, source.parent) as (port, pid):
         fetch = functools.partial(_fetch, f"http://127.0.0.1:{port}/{source.name}", target)
-        result = repeat("python http.server -> client", size, times, {"source": pid}, fetch)
+        result = repeat("python http.server -> client", size, times, {"source": [pid]}, fetch)
     remove(target / "http")
     return result
 
 
-def nginx(source: Path, target: Path, size: int, times: int) -> Result | None:
-    """nginx without TLS to curl; None where either is missing."""
+@dataclass(frozen=True)
+class Fetched:
+    """A server that runs, and how to fetch the file from it."""
+
+    pid: int
+    fetch: Callable[[], None]
+
+
+@contextlib.contextmanager
+def nginx(source: Path, target: Path, *, tls: bool) -> Iterator[Fetched | None]:
+    """nginx to curl, over TLS 1.3 if asked; None where either program is missing.
+
+    curl believes the certificate it is given and no other: both sides do what they do in earnest.
+    """
     program = shutil.which("nginx")
     if program is None or shutil.which("curl") is None:
-        return None
+        yield None
+        return
     port = _free_port()
+    listen = f"127.0.0.1:{port}"
+    trusted: list[str] = []
+    if tls:
+        certificate, key = _self_signed(target)
+        listen += f" ssl; ssl_certificate {certificate}; ssl_certificate_key {key}"
+        listen += "; ssl_protocols TLSv1.3"
+        trusted = ["--cacert", str(certificate)]
     config = target / "nginx.conf"
     config.write_text(
         f"daemon off; master_process off; pid {target}/nginx.pid; error_log stderr error;\n"
         "events { worker_connections 64; }\n"
         f"http {{ access_log off; sendfile on; client_body_temp_path {target}/nb;\n"
-        f" server {{ listen 127.0.0.1:{port}; root {source.parent}; }} }}\n"
+        f" server {{ listen {listen}; root {source.parent}; }} }}\n"
     )
+    url = f"http{'s' if tls else ''}://127.0.0.1:{port}/{source.name}"
+    out = target / "http"
+    command = ["curl", "--silent", "--fail", *trusted, "--output", str(out), url]
     with _running([program, "-c", str(config)], target, port) as pid:
-        fetch = functools.partial(_fetch, f"http://127.0.0.1:{port}/{source.name}", target)
-        result = repeat("nginx -> curl", size, times, {"source": pid}, fetch)
-    remove(target / "http")
-    return result
+        yield Fetched(pid, lambda: _run(command))
+    remove(out)
+
+
+def _self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key, good for a day."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(address, critical=False)
+        .sign(key, SHA256())
+    )
+    plain = serialization.NoEncryption()
+    form = serialization.PrivateFormat.PKCS8
+    pem = serialization.Encoding.PEM
+    certificate_path, key_path = folder / "tls.pem", folder / "tls-key.pem"
+    certificate_path.write_bytes(certificate.public_bytes(pem))
+    key_path.write_bytes(key.private_bytes(pem, form, plain))
+    return certificate_path, key_path
+
+
+def _run(command: Sequence[str]) -> None:
+    subprocess.run(command, check=True)
 
 
 def remove(path: Path) -> None:

@@ -11,7 +11,7 @@ import os
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one process during one run."""
+    """Of the processes of one role during one run: CPU of all, the highest peak of any."""
 
     cpu_seconds: float
     peak_mib: float
@@ -55,15 +55,16 @@ def reset_peak(pid: int) -> None:
 
 
 @contextlib.contextmanager
-def timed(daemons: Mapping[str, int]) -> Iterator[Run]:
-    """Time the body; `daemons` maps a role to the pid of a process that lives throughout.
+def timed(daemons: Mapping[str, Sequence[int]]) -> Iterator[Run]:
+    """Time the body; `daemons` maps a role to the pids of processes that live throughout.
 
     CPU time of commands the body runs and waits for is reported under the role "command".
     """
     run = Run()
-    before = {role: cpu_seconds(pid) for role, pid in daemons.items()}
-    for pid in daemons.values():
-        reset_peak(pid)
+    before = {role: sum(map(cpu_seconds, pids)) for role, pids in daemons.items()}
+    for pids in daemons.values():
+        for pid in pids:
+            reset_peak(pid)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     yield run
@@ -72,8 +73,9 @@ def timed(daemons: Mapping[str, int]) -> Iterator[Run]:
     spent = now.ru_utime + now.ru_stime - children.ru_utime - children.ru_stime
     # ru_maxrss of waited-for children is a maximum over all of them ever: not this run's.
     run.costs["command"] = Cost(spent, float("nan"))
-    for role, pid in daemons.items():
-        run.costs[role] = Cost(cpu_seconds(pid) - before[role], peak_mib(pid))
+    for role, pids in daemons.items():
+        spent = sum(map(cpu_seconds, pids)) - before[role]
+        run.costs[role] = Cost(spent, max(map(peak_mib, pids)))
 
 
 @dataclass
@@ -82,7 +84,14 @@ class Result:
 
     name: str
     bytes: int
-    runs: list[Run]
+    runs: list[Run] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def run(self, daemons: Mapping[str, Sequence[int]]) -> Iterator[None]:
+        """Time the body as one more repetition, see `timed`."""
+        with timed(daemons) as run:
+            yield
+        self.runs.append(run)
 
     @property
     def median_seconds(self) -> float:
@@ -113,7 +122,7 @@ def repeat(
     name: str,
     size: int,
     times: int,
-    daemons: Mapping[str, int],
+    daemons: Mapping[str, Sequence[int]],
     work: Callable[[int], None],
     between: Callable[[int], None] = lambda _: None,
 ) -> Result:
