@@ -106,10 +106,13 @@ class Contacts:
     def learn(self, peers: Iterable[PeerAddresses]) -> list[PeerId]:
         """Remember addresses others told us; returns the peers, without ourselves."""
         out: list[PeerId] = []
+        own, known_addresses = self._host.peer_id, self._host.known_addresses
         for entry in peers:
-            if entry.peer == self._host.peer_id:
+            if entry.peer == own:
                 continue
-            if not set(entry.addresses) <= set(self._host.known_addresses(entry.peer)):
+            known = known_addresses(entry.peer)
+            # Mostly it is what we know, and in the same order.
+            if known != list(entry.addresses) and not set(entry.addresses) <= set(known):
                 self._host.add_addresses(entry.peer, entry.addresses)
             out.append(entry.peer)
         return out

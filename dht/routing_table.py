@@ -17,7 +17,6 @@ import random
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from heapq import nsmallest
 
 from .keyspace import BITS, common_bits, peer_position, position
 from .peer_id import PeerId
@@ -145,7 +144,27 @@ class RoutingTable:
 
     def closest(self, target: int, count: int) -> list[PeerId]:
         """The `count` members nearest to `target`, nearest first."""
-        return nsmallest(count, self, key=lambda peer: peer_position(peer) ^ target)
+        pool: list[PeerId] = []
+        for peers in self._by_distance(common_bits(self._own_position, target)):
+            pool += peers
+            if len(pool) >= count:
+                break
+        pool.sort(key=lambda peer: peer_position(peer) ^ target)
+        return pool[:count]
+
+    def _by_distance(self, shared: int) -> Iterator[list[PeerId]]:
+        """All members in groups, of which each is nearer than the next to a target.
+
+        `shared`: how many bits it shares with us. Its own bucket is nearest. Members of all deeper
+        ones differ from it in the same bit, so they are one group.
+        """
+        numbers = sorted(self._buckets, reverse=True)
+        if shared in self._buckets:
+            yield list(self._buckets[shared].members)
+        yield [peer for n in numbers if n > shared for peer in self._buckets[n].members]
+        for n in numbers:
+            if n < shared:
+                yield list(self._buckets[n].members)
 
     def complete_bits(self) -> int:
         """The depth from which we believe to know every live peer that shares our prefix.
@@ -154,8 +173,12 @@ class RoutingTable:
         The prefix beyond the one shared with the farthest of these lies inside that circle. With
         fewer than k peers known, these are the whole mesh: 0.
         """
-        near = self.closest(self._own_position, self._k)
-        return 0 if len(near) < self._k else self.bucket_of(near[-1]) + 1
+        known = 0
+        for number in sorted(self._buckets, reverse=True):
+            known += len(self._buckets[number].members)
+            if known >= self._k:
+                return number + 1
+        return 0
 
     def estimated_size(self) -> float:
         """How many peers the mesh has, ourselves included, by how near the nearest k are.

@@ -167,3 +167,18 @@ def test_the_size_of_the_mesh_is_estimated_from_our_neighbourhood() -> None:
             estimates.append(table.estimated_size())
         assert 0.8 * size <= sum(estimates) / 20 <= 1.25 * size
         assert all(0.4 * size <= estimate <= 2.5 * size for estimate in estimates)
+
+
+def test_the_nearest_members_are_those_that_sorting_all_of_them_gives() -> None:
+    rng = random.Random(7)
+    for size in (0, 3, 19, 20, 60, 300):
+        table = RoutingTable(OWN, k=20)
+        for number in range(size):
+            table.seen(PeerId.from_ed25519(rng.randbytes(32)), float(number))
+        everywhere = [rng.getrandbits(256) for _ in range(20)]
+        for target in [peer_position(OWN), *map(peer_position, list(table)[:5]), *everywhere]:
+            ranked = sorted(table, key=lambda peer: peer_position(peer) ^ target)
+            for count in (1, 20, 40):
+                assert table.closest(target, count) == ranked[:count]
+        near = table.closest(peer_position(OWN), 20)
+        assert table.complete_bits() == (table.bucket_of(near[-1]) + 1 if len(near) == 20 else 0)
