@@ -23,6 +23,8 @@ _log = structlog.get_logger(__name__)
 
 _LINGER = 30.0
 """Seconds a stream closed here may wait for the peer to close its side too."""
+_FAREWELL = 1.0
+"""Seconds a peer has to end a connection that we leave; then we do, unless it has streams."""
 
 
 @dataclass(slots=True)
@@ -65,7 +67,11 @@ class Libp2pConnection:
         self.inbound = inbound
         self.remote = remote
         self.opened_at = trio.current_time()
+        self.used_at = self.opened_at
+        """When it last had a stream, to within a keep-alive interval."""
         self.closed = False
+        self.leaving = False
+        """Nobody uses it, and the peer has been told that it ends."""
         self.spare = False
         """There is a better one to the same peer. If we dialled this one, it goes once unused."""
         self._muxer = muxer
@@ -84,7 +90,7 @@ class Libp2pConnection:
     @property
     def usable(self) -> bool:
         """Whether it takes new streams; one that does not may still have live ones."""
-        return not (self.closed or self._muxer.leaving or self._muxer.why_closed)
+        return not (self.closed or self.leaving or self._muxer.leaving or self._muxer.why_closed)
 
     @property
     def streams(self) -> int:
@@ -129,6 +135,25 @@ class Libp2pConnection:
         if self._ended is not None:
             self._ended(self)
 
+    def leave(self) -> None:
+        """End the connection in order: no new streams of ours, and what the peer has begun ends."""
+        if self._nursery is None or not self.usable:
+            return
+        self.leaving = True
+        self._muxer.leave()
+        self._nursery.start_soon(self._say_farewell)
+
+    def make_room(self) -> None:
+        """End the connection for the sake of another one."""
+        self.close("nobody used the connection, and another one was to be had")
+
+    async def _say_farewell(self) -> None:
+        while True:
+            await trio.sleep(_FAREWELL)
+            if not self.streams:
+                self.close("nobody used the connection")
+                return
+
     async def open_stream(self, protocol: str) -> Libp2pStream:
         """Open a stream and agree on its protocol.
 
@@ -143,6 +168,7 @@ class Libp2pConnection:
         with trio.move_on_after(self._limits.negotiation_timeout):
             stream = Libp2pStream(self, self._open_muxed(), protocol)
             self._ours.add(stream)
+            self.used_at = trio.current_time()
             try:
                 buffered = BufferedStream(stream)
                 await multistream.propose(buffered, protocol)
@@ -188,6 +214,8 @@ class Libp2pConnection:
                 silent = trio.current_time() - self._muxer.last_received
                 self.close(f"the peer was silent for {silent:.0f} s")
                 return
+            if self.streams:
+                self.used_at = trio.current_time()
             unused = self.spare and not self.inbound and not self.streams
             unused_intervals = unused_intervals + 1 if unused else 0
             if unused_intervals == 2:
@@ -247,6 +275,7 @@ class Libp2pConnection:
                 self._lingering.append((trio.current_time(), stream))
         finally:
             self._serving -= 1
+            self.used_at = trio.current_time()
 
     async def _negotiate(self, stream: Libp2pStream) -> StreamHandler:
         with trio.move_on_after(self._limits.negotiation_timeout):

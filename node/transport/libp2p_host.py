@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
@@ -20,6 +20,7 @@ from .address_book import AddressBook
 from .connection_events import EventHub
 from .dialing import Dialler
 from .identify import IDENTIFY_PROTOCOL, PUSH_PROTOCOL, Description, Identify
+from .idle_choice import Standing
 from .interfaces import concrete_addresses
 from .libp2p_choice import preferred, superfluous
 from .libp2p_connection import HandlerCounts, Libp2pConnection
@@ -33,6 +34,7 @@ from .noise import HostIdentity
 from .owned_nursery import open_owned_nursery
 from .ping import PING_PROTOCOL, ping, serve_pings
 from .strangers import Gate
+from .trimming import Trimmer
 
 __all__ = ["HostIdentity", "Libp2pHost", "open_libp2p_host"]
 
@@ -56,6 +58,7 @@ class Libp2pHost:
         nursery: trio.Nursery,
         limits: HostLimits,
         announce: Sequence[str],
+        spared: Collection[PeerId],
     ) -> None:
         self.counts = HandlerCounts()
         self.refused_connections = 0
@@ -75,6 +78,16 @@ class Libp2pHost:
         self._connected: frozenset[PeerId] = frozenset()
         self._gate: Gate | None = None
         self._inbound = 0
+        self._spared = frozenset(spared)
+        self._trimmer: Trimmer[Libp2pConnection] = Trimmer(
+            nursery,
+            limits,
+            count=self._connections.__len__,
+            inbound=lambda: self._inbound,
+            standings=self._standings,
+            leave=Libp2pConnection.leave,
+            end=Libp2pConnection.make_room,
+        )
         self._resolvers = trio.CapacityLimiter(_RESOLVERS)
         self._handshakes = PendingHandshakes(
             limits.max_pending_handshakes, limits.negotiation_timeout, self.counts.handshakes
@@ -181,6 +194,8 @@ class Libp2pHost:
             "transport_connections": sum(len(found) for found in self._connections.values()),
             "transport_connections_inbound": self._inbound,
             "transport_connections_refused": self.refused_connections,
+            "transport_connections_closed_idle": self._trimmer.closed_idle,
+            "transport_connections_gave_way": self._trimmer.gave_way,
             "transport_handshakes_pending": len(self._handshakes),
             "transport_streams_refused": counts.refused,
             "transport_handlers_failed": counts.failed,
@@ -276,6 +291,7 @@ class Libp2pHost:
             self._dialler.connected(peer)
             if self._gate is None:
                 self._nursery.start_soon(self._get_acquainted, connection)
+        self._trimmer.gained()
         if len(known) == 1:
             self._connected = frozenset(self._connections)
             self._hub.publish(ConnectionEvent(peer, connected=True))
@@ -307,6 +323,22 @@ class Libp2pHost:
             self._identify.forget(peer)
             self._hub.publish(ConnectionEvent(peer, connected=False))
 
+    def _standings(self) -> list[Standing[Libp2pConnection]]:
+        now = trio.current_time()
+        return [
+            Standing(
+                connection,
+                idle=None if connection.streams else now - connection.used_at,
+                inbound=connection.inbound,
+                spared=peer in self._spared,
+                stranger=self._gate is not None and not self._gate.trusts(peer),
+                way_back=bool(self._book.get(peer)),
+            )
+            for peer, connections in self._connections.items()
+            for connection in connections
+            if connection.usable
+        ]
+
     # --- listening ----------------------------------------------------------------------------
 
     async def listen(self, addresses: Sequence[str]) -> None:
@@ -328,17 +360,17 @@ class Libp2pHost:
             kind, host, port = socket_address(stream.socket.getpeername()[:2])
         except OSError:
             return  # it is gone already
-        if self._inbound >= self._limits.max_connections:
+        if not self._trimmer.has_room():
             self.refused_connections += 1
             return
         wire = NativeSocket(stream)
         try:
             with self._handshakes.one_more(host):
                 connection = await self._upgrade(wire, None, f"/{kind}/{host}/tcp/{port}")
-            if self._inbound >= self._limits.max_connections:
-                self.refused_connections += 1
-            else:
+            if self._trimmer.make_room():
                 await connection.run(self._opened, self._forget)
+            else:
+                self.refused_connections += 1
         except PeerError as error:
             _log.debug("inbound_connection_failed", host=host, error=error.message)
         except Exception:  # noqa: BLE001 - task boundary: whoever is there costs one connection
@@ -365,6 +397,7 @@ async def open_libp2p_host(
     listen: Sequence[str] = (),
     announce: Sequence[str] = (),
     limits: HostLimits | None = None,
+    spared: Collection[PeerId] = (),
 ) -> AsyncIterator[Libp2pHost]:
     """A host that is listening; everything of it is closed at the end of the block.
 
@@ -372,6 +405,7 @@ async def open_libp2p_host(
         identity: peer id and key.
         listen: multiaddrs such as `/ip4/0.0.0.0/tcp/4710`; port 0 takes a free one.
         announce: what `addresses()` says instead (behind NAT, in containers).
+        spared: peers whose connections are never closed for being idle.
 
     Raises:
         UsageError: an address is malformed.
@@ -380,7 +414,7 @@ async def open_libp2p_host(
     for address in announce:
         check_announced(address)
     async with open_owned_nursery() as nursery:
-        host = Libp2pHost(identity, nursery, limits or HostLimits(), announce)
+        host = Libp2pHost(identity, nursery, limits or HostLimits(), announce, spared)
         nursery.start_soon(host.run)
         try:
             await host.listen(listen)

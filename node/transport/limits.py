@@ -27,7 +27,16 @@ class HostLimits:
     max_connections_per_peer: int = 3
     """Beyond it the oldest one is closed (both sides may dial at the same time)."""
     max_connections: int = 1000
-    """Live inbound connections; further ones are closed at once."""
+    """Live inbound connections; beyond it an idle one makes room, or the newcomer is refused."""
+    connections_low: int = 192
+    """Up to so many connections stay open however idle they are: more than a node keeps members
+    connected (128), so that in a mesh of that size nobody dials twice."""
+    connections_high: int = 384
+    """Above it `idle_grace` is enough to be closed; between the two, `idle_after`."""
+    idle_after: float = 300.0
+    """Without a stream for so long, a connection is one that nobody uses."""
+    idle_grace: float = 20.0
+    """A connection this young, or used this lately, is never idle (go-libp2p's grace period)."""
     max_streams_per_peer: int = 128
     """Open streams with one peer, counted for each direction on its own."""
     max_addresses_per_peer: int = 16
@@ -40,3 +49,5 @@ class HostLimits:
             raise ValueError("timeouts must be positive")
         if self.keepalive <= 0 or self.max_connections < 1 or self.max_addresses_per_peer < 1:
             raise ValueError("keepalive, max_connections, max_addresses_per_peer must be positive")
+        if self.connections_low < 0 or min(self.idle_after, self.idle_grace) <= 0:
+            raise ValueError("connections_low must not be negative, idle times must be positive")

@@ -222,6 +222,14 @@ class NativeConnection:
 
     # --- the end ------------------------------------------------------------------------------
 
+    def leave(self) -> None:
+        """Ask the peer for no more streams: one of ours ends the connection when it has none left.
+
+        What it opened before it heard of this is served.
+        """
+        self._core.go_away()
+        self.flush()
+
     def close(self, why: str, code: int = GO_AWAY_NORMAL) -> None:
         """End at once: streams fail with `why`, the socket is closed. Idempotent."""
         if self.why_closed is not None:

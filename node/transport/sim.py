@@ -22,6 +22,7 @@ from ...errors import PeerError
 from .address_book import AddressBook
 from .connection_events import EventHub
 from .dialing import Dialler
+from .idle_choice import Standing
 from .limits import HostLimits
 from .owned_nursery import open_owned_nursery
 from .sim_stream import (
@@ -33,6 +34,7 @@ from .sim_stream import (
     SimStream,
     SteadyDirection,
 )
+from .trimming import Trimmer
 
 __all__ = ["SimHost", "SimLink", "SimNetwork", "deterministic_schedule", "open_sim_network"]
 
@@ -249,6 +251,14 @@ class SimHost:
         self._connected: frozenset[PeerId] | None = frozenset()
         self._hub = EventHub()
         self._serving: set[trio.CancelScope] = set()
+        self.trimmer: Trimmer[SimConnection] = Trimmer(
+            network.nursery,
+            self.limits,
+            count=self._connections.__len__,
+            standings=self._standings,
+            leave=network.break_connection,
+            end=network.break_connection,
+        )
         self._dialler = Dialler(
             network.nursery,
             self._book,
@@ -319,7 +329,7 @@ class SimHost:
             and target.peer_id == peer
             and target.is_running
             and not target.refusing
-            and len(target._connections) < target.limits.max_connections
+            and target.trimmer.has_room()
             and not self.network.blocked(self, target)
         )
 
@@ -385,7 +395,7 @@ class SimHost:
 
     def welcome(self, dialling: SimHost) -> None:
         """Set up the connection that `dialling` asked for."""
-        if len(self._connections) >= self.limits.max_connections:
+        if not self.trimmer.make_room():
             raise PeerError("closed the connection at once: too many are open")
         ways = self.network.ways(self._peer_id, dialling.peer_id)
         connection = SimConnection((dialling, self), ways)
@@ -398,6 +408,12 @@ class SimHost:
         self.add_addresses(other.peer_id, other.addresses())  # as identify does
         self._dialler.backoff.clear(other.peer_id)
         self._hub.publish(ConnectionEvent(other.peer_id, connected=True))
+        self.trimmer.gained()
+
+    def _standings(self) -> list[Standing[SimConnection]]:
+        if not self.is_running:
+            return []
+        return [c.standing(bool(self._book.get(peer))) for peer, c in self._connections.items()]
 
     def lost(self, connection: SimConnection) -> None:
         peer = connection.other(self).peer_id

@@ -19,6 +19,7 @@ import trio
 from ...dht.host import Buffer
 from ...dht.peer_id import PeerId
 from ...errors import PeerError
+from .idle_choice import Standing
 
 if TYPE_CHECKING:
     from .sim import SimHost
@@ -165,7 +166,22 @@ class SimConnection:
     """By sender."""
     streams: set[SimStream] = field(default_factory=set)
     alive: bool = True
+    used_at: float = 0.0
+    """When a stream was last asked for, or ended."""
     _changed: trio.Event | None = None
+
+    def __post_init__(self) -> None:
+        self.used_at = trio.current_time()
+
+    def standing(self, way_back: bool) -> Standing[SimConnection]:
+        """For the choice of idle connections, seen from the end that could dial again or not."""
+        idle = None if self.streams else trio.current_time() - self.used_at
+        return Standing(self, idle, way_back=way_back)
+
+    def ended(self, stream: SimStream) -> None:
+        """One end of a stream is over."""
+        self.streams.discard(stream)
+        self.used_at = trio.current_time()
 
     def other(self, host: SimHost) -> SimHost:
         return self.ends[1] if self.ends[0] is host else self.ends[0]
@@ -180,6 +196,7 @@ class SimConnection:
 
     async def quick_round_trip(self, asking: SimHost) -> bool:
         """Try `round_trip` without a deadline: False when something was in the way."""
+        self.used_at = trio.current_time()
         if not self._flows():
             return False
         postman = asking.network.postman
@@ -286,7 +303,7 @@ class SimStream:
         if self._failure is None:
             self._failure = why
         self._inbox.clear()
-        self._connection.streams.discard(self)
+        self._connection.ended(self)
         self.wake()
 
     async def read_some(self, max_bytes: int = 65536) -> bytes:
@@ -388,8 +405,8 @@ class SimStream:
             arrival = self._connection.ways[self._host.peer_id].transmit(0)
             self._twin._deliver(arrival, b"")
             if self._twin._closed:
-                self._connection.streams.discard(self)
-                self._connection.streams.discard(self._twin)
+                self._connection.ended(self)
+                self._connection.ended(self._twin)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def reset(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -36,13 +36,17 @@ class Hosts:
         self._count = 0
 
     async def open(
-        self, limits: HostLimits | None = None, *, listen: str = "/ip4/127.0.0.1/tcp/0"
+        self,
+        limits: HostLimits | None = None,
+        *,
+        listen: str = "/ip4/127.0.0.1/tcp/0",
+        spared: Collection[PeerId] = (),
     ) -> Libp2pHost:
         self._count += 1
         identity = KeyOnly(self._count.to_bytes(32, "big"))
         listen_on = [listen] if listen else []
         return await self._stack.enter_async_context(
-            open_libp2p_host(identity, listen=listen_on, limits=limits)
+            open_libp2p_host(identity, listen=listen_on, limits=limits, spared=spared)
         )
 
     async def pair(self, limits: HostLimits | None = None) -> tuple[Libp2pHost, Libp2pHost]:
