@@ -19,6 +19,7 @@ from ..store.protocol import Buffer, Digest
 from .context import TransferContext
 from .events import ProgressMeter
 from .failures import task_group
+from .patience import Patience
 from .peer_health import PeerHealth
 from .placement import Member, rank
 from .schedule import EXPLORATION_SHARE
@@ -26,9 +27,6 @@ from .tracing import Tracer
 from .upload_flow import Lateness, PeerWindows, TurnPart, UploadSlots
 
 _LOOK_AGAIN_SECONDS = 0.25
-_SILENT_FACTOR = 2.0
-_LEAST_SILENT_SECONDS = 1.0
-"""A peer that signs nothing for so long, while copies wait there, has its copies made elsewhere."""
 _SLOWER_FACTOR = 2.0
 _SLOWER_SECONDS = 0.05
 """How much longer than the fastest the preferred member may take; differences below are noise."""
@@ -104,6 +102,7 @@ class CopyMaker:
         self.slots = UploadSlots(ctx.chunk_settings.max_concurrent_uploads)
         self.lateness = Lateness(ctx.chunk_settings.peer_response_timeout_secs)
         self._windows = PeerWindows(ctx.exchange.stats)
+        self.patience = Patience(ctx, self.health, self.lateness, self._windows)
         self._first_seen: dict[PeerId, float] = {}
         """When each member was first there to be asked."""
 
@@ -247,13 +246,12 @@ class CopyMaker:
                 with trio.move_on_after(_LOOK_AGAIN_SECONDS):
                     await race.over.wait()
                 # Anew each time: with the first receipts of the put it is known what is late.
-                late_after = self.lateness.late_after() + self._hold_up(attempt)
+                held_up = self._hold_up(attempt)
+                late_after = self.lateness.late_after() + held_up
                 if race.over.is_set() or trio.current_time() - began < late_after:
                     continue
                 able = self._able(attempt, new_zone=new_zone)
-                if able and self.health.silent_since(member.peer, began) <= (
-                    trio.current_time() - max(_SILENT_FACTOR * late_after, _LEAST_SILENT_SECONDS)
-                ):
+                if able and self._is_silent(member.peer, held_up):
                     self._note_silence(member, attempt.placement.size)
                     tasks.cancel_scope.cancel()  # and on to the next candidate
                 elif able and self._may_hedge(attempt.placement.size):
@@ -278,6 +276,14 @@ class CopyMaker:
     def _hold_up(self, attempt: _Round) -> float:
         """What our own bandwidth limits cost is no fault of a peer's."""
         return self._ctx.exchange.hold_up(attempt.placement.size, upload=True)
+
+    def _is_silent(self, peer: PeerId, held_up: float) -> bool:
+        """Whether it should have signed something by now, with a copy that is late."""
+        if self.health.was_silent(peer):
+            return True  # and is late again, with the first that it was asked for since
+        # A slow line takes its time for one chunk; others carry what is under way in a second.
+        due = max(self.lateness.silent_after(), self._windows.seconds(peer)) + held_up
+        return self.health.silent_for(peer) >= due
 
     def _may_hedge(self, size: int) -> bool:
         return not self.slots.anybody_waits and self.lateness.may_spend(size)

@@ -40,8 +40,8 @@ class _Health:
     busy_in_a_row: int = 0
     under_way: int = 0
     """Requests it has not answered yet."""
-    took_at: float = float("-inf")
-    """When it made a copy last."""
+    unanswered_since: float = float("inf")
+    """Since when it owes an answer and gave none to any request; infinite when it owes none."""
     silences: int = 0
     """How often in a row copies were made elsewhere because it signed nothing."""
     gone: str = ""
@@ -84,30 +84,47 @@ class PeerHealth:
 
     def began(self, peer: PeerId) -> None:
         """A request to `peer` is under way."""
-        self._of(peer).under_way += 1
+        health = self._of(peer)
+        if not health.under_way:
+            health.unanswered_since = trio.current_time()
+        health.under_way += 1
 
     def ended(self, peer: PeerId) -> None:
         """That request is over, whatever came of it."""
-        self._of(peer).under_way -= 1
+        health = self._of(peer)
+        health.under_way -= 1
+        if not health.under_way:
+            health.unanswered_since = float("inf")
 
     def took(self, peer: PeerId) -> None:
         """It made a copy."""
         health = self._of(peer)
         health.failures, health.busy_in_a_row, health.busy_since = 0, 0, None
         health.silences = 0
-        health.took_at = self._progress = trio.current_time()
+        health.unanswered_since = self._progress = trio.current_time()
 
-    def silent_since(self, peer: PeerId, began: float) -> float:
-        """Since when a peer with a request that began at `began` has signed nothing."""
-        return max(began, self._of(peer).took_at)
+    def silent_for(self, peer: PeerId) -> float:
+        """Seconds for which it has owed answers and given none."""
+        return trio.current_time() - self._of(peer).unanswered_since
+
+    def was_silent(self, peer: PeerId) -> bool:
+        """Whether nothing was heard of it for too long, and it has signed nothing since."""
+        return self._of(peer).silences > 0
 
     def silent(self, peer: PeerId) -> None:
         """It signs nothing, and copies are made elsewhere: left alone for a while, as one that
         failed, but never given up for it. It may only have a slow disk."""
+        self._rest_silent(peer, "signed nothing for a while; its copies are made elsewhere")
+
+    def unheard(self, peer: PeerId) -> None:
+        """It did not answer when its copies were read back: the same."""
+        self._rest_silent(peer, "did not answer when copies were read back")
+
+    def _rest_silent(self, peer: PeerId, note: str) -> None:
         health, now = self._of(peer), trio.current_time()
         if health.resting_until > now:
             return  # the same silence once more
-        self._tracer.note("signed nothing for a while; its copies are made elsewhere", peer)
+        self._tracer.note(note, peer)
         rest = min(BACKOFF_BASE_SECONDS * 2.0 ** (health.silences + 3), BACKOFF_CAP_SECONDS)
         health.silences += 1
         health.resting_since, health.resting_until = now, now + rest

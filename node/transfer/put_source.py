@@ -171,7 +171,7 @@ class SourcePut:
         sizes = {digest: uploader.placement(digest).size for digest in digests}
         samples = choose_samples(holders, sizes, self._ctx.rng)
         with self._pipeline.tracer.phase("confirming"):
-            found = await read_back(self._ctx, samples)
+            found = await read_back(self._ctx, samples, uploader.patience)
         self._sampled += found.answered
         self._unconfirmed.update(found.unconfirmed)
         for peer in found.confirmed | found.lost.keys():

@@ -25,6 +25,7 @@ from ..exchange import Reason
 from ..store.protocol import Digest
 from .context import TransferContext
 from .failures import reason_of, task_group
+from .patience import Patience
 from .schedule import BACKOFF_CAP_SECONDS, backoff_seconds
 
 MAX_SAMPLES = 8
@@ -77,22 +78,26 @@ def choose_samples(
     return samples
 
 
-async def read_back(ctx: TransferContext, samples: Sequence[Sample]) -> ReadBack:
-    """Read all samples and compare them with our own copy."""
+async def read_back(
+    ctx: TransferContext, samples: Sequence[Sample], patience: Patience
+) -> ReadBack:
+    """Read all samples at once and compare them with our own copy."""
     result = ReadBack()
     async with task_group() as tasks:
         for sample in samples:
-            tasks.start_soon(_check, ctx, sample, result)
+            tasks.start_soon(_check, ctx, sample, result, patience)
     return result
 
 
-async def _check(ctx: TransferContext, sample: Sample, result: ReadBack) -> None:
+async def _check(
+    ctx: TransferContext, sample: Sample, result: ReadBack, patience: Patience
+) -> None:
     peer = sample.peer
     reason = ""
     ours = await ctx.store.get_range(sample.digest, sample.offset, sample.length)
     for attempt in range(_TRIES):
         try:
-            theirs = await _read(ctx, sample)
+            theirs = await _read(ctx, sample, patience.seconds(peer, sample.length))
             if theirs != ours:
                 raise ctx.exchange.corrupt(peer, sample.digest)
         except (PeerError, MembershipError, DeadlineError, IntegrityError) as error:
@@ -102,29 +107,32 @@ async def _check(ctx: TransferContext, sample: Sample, result: ReadBack) -> None
                 result.lost[peer] = reason
                 return
             if isinstance(error, DeadlineError):
-                break  # it had all the time that any peer gets
+                patience.unheard(peer)
+                break  # it had all the time it gets
             if attempt + 1 < _TRIES:
                 await trio.sleep(_pause(error, attempt, ctx.rng))
         else:
             result.answered += 1
             result.confirmed.add(peer)
+            patience.heard(peer)
             return
     # Who has left the mesh meanwhile holds no copy that could be read now.
     stays = any(member.peer == peer for member in ctx.membership.members())
     (result.unconfirmed if stays else result.lost)[peer] = reason
 
 
-async def _read(ctx: TransferContext, sample: Sample) -> bytes | bytearray:
-    settings, held_up = ctx.chunk_settings, ctx.exchange.hold_up(sample.length)
-    with trio.move_on_after(settings.chunk_timeout_secs + held_up):
+async def _read(ctx: TransferContext, sample: Sample, seconds: float) -> bytes | bytearray:
+    if not seconds:
+        raise DeadlineError("it has been silent for a while")
+    with trio.move_on_after(seconds):
         return await ctx.exchange.get_unverified(
             sample.peer,
             sample.digest,
             sample.offset,
             sample.length,
-            first_byte_timeout=settings.peer_response_timeout_secs,
+            first_byte_timeout=ctx.chunk_settings.peer_response_timeout_secs,
         )
-    raise DeadlineError(f"did not read back a chunk within {settings.chunk_timeout_secs:g} s.")
+    raise DeadlineError(f"it did not answer within {seconds:.2g} s")
 
 
 def _is_lie(error: MeshError) -> bool:

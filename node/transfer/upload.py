@@ -63,6 +63,8 @@ class Uploader:
         self._tracer = tracer
         self._tasks = tasks
         self._maker = CopyMaker(ctx, self.wanted, meter, tracer)
+        self.patience = self._maker.patience
+        """With peers whose copies are read back."""
         self._known = KnownCopies(ctx, meter, tracer, tasks, self._asked_after)
         self._budget = ByteBudget(UPLOAD_BYTES)
         self._placements: dict[Digest, Placement] = {}

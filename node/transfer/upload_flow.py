@@ -28,6 +28,7 @@ _LEAST_CHUNKS = 2
 _SAMPLES = 64
 _LATE_FACTOR = 3.0
 _LEAST_LATE_SECONDS = 0.25
+_LEAST_SILENT_SECONDS = 1.0
 _HEDGE_SHARE = 0.05
 
 
@@ -125,6 +126,11 @@ class PeerWindows:
         window = _FIRST_WINDOW_BYTES if rate is None else rate * _WINDOW_SECONDS
         return nbytes + size <= min(window, _MOST_WINDOW_BYTES)
 
+    def seconds(self, peer: PeerId) -> float:
+        """How long what is under way at `peer` takes at its measured rate; 0.0 if there is none."""
+        rate = self._stats[peer].upload.rate()
+        return self._under_way.get(peer, (0, 0))[1] / rate if rate else 0.0
+
     def begin(self, peer: PeerId, size: int) -> None:
         chunks, nbytes = self._under_way.get(peer, (0, 0))
         self._under_way[peer] = chunks + 1, nbytes + size
@@ -173,6 +179,10 @@ class Lateness:
         if not self._seconds:
             return self._first_secs
         return max(_LATE_FACTOR * median(self._seconds), _LEAST_LATE_SECONDS)
+
+    def silent_after(self) -> float:
+        """Seconds after which a peer that gives no answer at all, while it owes some, is silent."""
+        return max(self.late_after(), _LEAST_SILENT_SECONDS)
 
     def may_spend(self, size: int) -> bool:
         """Whether `size` bytes may be sent a second time."""

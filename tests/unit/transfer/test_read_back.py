@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 
@@ -49,3 +50,43 @@ async def test_a_false_receipt_is_no_accident(
     (source,) = (await mesh.putter().put([make_file(300_000)])).sources
     assert (source.outcome, source.copies, source.warnings) == ("weak", 2, ())
     assert liar.id not in source.peers
+
+
+async def test_a_holder_that_freezes_costs_the_last_question_its_silence_not_the_deadline(
+    mesh, make_file, autojump_clock: MockClock
+) -> None:
+    frozen, other = mesh.add("a"), mesh.add("b")
+    calm = await mesh.putter().put([make_file(300_000, seed=1)])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_freeze_after, frozen, len(frozen.puts) + calm.sources[0].chunks)
+        (source,) = (await mesh.putter().put([make_file(300_000, seed=2)])).sources
+        nursery.cancel_scope.cancel()
+    assert (source.outcome, source.copies) == ("stored", 3)
+    assert source.seconds < calm.seconds + 1.5
+    (warning,) = source.warnings
+    assert frozen.id.short in warning
+    assert "did not answer" in warning
+    assert source.sampled
+    assert set(source.peers) == {frozen.id, other.id}
+
+
+async def _freeze_after(peer, puts: int) -> None:
+    while len(peer.puts) < puts:  # noqa: ASYNC110  virtual time
+        await trio.sleep(0.001)
+    peer.frozen = True
+
+
+async def test_many_sources_do_not_each_wait_for_the_same_frozen_holder(
+    mesh, make_file, autojump_clock: MockClock
+) -> None:
+    frozen, _ = mesh.add("a"), mesh.add("b")
+    for zone in "cd":
+        mesh.add(zone)
+    files = [make_file(60_000, f"file-{seed}", seed) for seed in range(40)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_freeze_after, frozen, 3)
+        report = await mesh.putter().put(files)
+        nursery.cancel_scope.cancel()
+    assert {source.outcome for source in report.sources} == {"stored"}
+    # Ten after the other at a quarter of a second each, were it asked by each of them.
+    assert report.seconds < 6
