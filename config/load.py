@@ -196,12 +196,8 @@ class _Draft:
 
     def check(self) -> None:
         """Raise a `ConfigError` with every mistake met so far, if there is any."""
-        pack, chunk = self._size("ingest.pack_below"), self._size("ingest.chunk_size")
-        if pack > chunk:
-            sources = [self._sources.get(key) for key in ("ingest.pack_below", "ingest.chunk_size")]
-            found = f"ingest.pack_below is {format_size(pack)}"
-            text = f"{found}; allowed: at most ingest.chunk_size, {format_size(chunk)}."
-            self._problems.append(Problem(sources[0] or sources[1] or _OVERRIDE, text))
+        self._check_at_most("ingest.pack_below", "ingest.chunk_size", format_size)
+        self._check_at_most("network.connections_low", "network.connections_high", str)
         if self._problems:
             by_caller = all(problem.source == _OVERRIDE for problem in self._problems)
             raise as_error(self._problems, hint="" if by_caller else _CHECK_AGAIN)
@@ -224,7 +220,15 @@ class _Draft:
             origins=self._origins,
         )
 
-    def _size(self, key: str) -> int:
+    def _check_at_most(self, key: str, bound: str, text_of: Callable[[int], str]) -> None:
+        value, most = self._number(key), self._number(bound)
+        if value > most:
+            source = self._sources.get(key) or self._sources.get(bound) or _OVERRIDE
+            found = f"{key} is {text_of(value)}"
+            text = f"{found}; allowed: at most {bound}, {text_of(most)}."
+            self._problems.append(Problem(source, text))
+
+    def _number(self, key: str) -> int:
         found = self._values.get(key)
         if found is None:
             found = get_value(self._base, key) if self._base else SETTINGS[key].default

@@ -166,6 +166,27 @@ class NetworkSettings:
         "How often an open connection is tried with a ping; a peer silent for two is dropped.",
         "Lower finds dead peers sooner; higher spares metered or battery-powered links.",
     )
+    connections_low: int = _setting(
+        Integer(0, 65536),
+        192,
+        "Up to so many connections stay open however idle they are; as many members, but at least "
+        "20 and at most 128, are kept connected.",
+        "Raise it to spare a large mesh handshakes; lower it where memory is scarce.",
+    )
+    connections_high: int = _setting(
+        Integer(1, 65536),
+        384,
+        "Above it a connection ends after 20 idle seconds already, between the two after "
+        "idle_after_secs; those in use stay. At least connections_low.",
+        "Keep it well below the number of files this process may have open.",
+    )
+    idle_after_secs: float = _setting(
+        Seconds(1, 86400),
+        300.0,
+        "How long nobody has used a connection that ends for that, while there are more than "
+        "connections_low.",
+        "Lower it on small machines; raise it where dialling is slow.",
+    )
     full_map_members: int = _setting(
         Integer(0, 4000),
         500,
@@ -306,7 +327,8 @@ class LimitSettings:
     max_connections: int = _setting(
         Integer(8, 65536),
         512,
-        "Inbound connections at once; one more is refused.",
+        "Inbound connections at once; beyond it an idle one ends for a newcomer, and when there is "
+        "none the newcomer is refused.",
         "Each costs a file descriptor and memory; raise it with the size of the mesh.",
     )
     max_streams_per_peer: int = _setting(

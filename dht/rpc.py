@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Generic, TypeVar
 
 import trio
@@ -24,6 +25,8 @@ from .settings import RPC_DEADLINE_MAX
 _KEPT_STREAMS = 2
 _IN_FLIGHT = 8
 _OPENING_ROUND_TRIPS = 4
+_KEPT_FOR = 60.0
+_LET_GO_AT_ONCE = 8
 
 
 _T = TypeVar("_T")
@@ -50,6 +53,7 @@ class _Line:
 
     stream: Stream
     reader: FrameReader
+    used_at: float = 0.0
 
 
 class Rpc:
@@ -60,6 +64,7 @@ class Rpc:
         self._contacts = contacts
         self._counters = counters
         self._kept: dict[tuple[PeerId, str], list[_Line]] = {}
+        """Those used last come last, streams and peers."""
         self._slots: dict[PeerId, trio.CapacityLimiter] = {}
 
     async def request(self, peer: PeerId, question: Question[_T]) -> _T:
@@ -151,9 +156,26 @@ class Rpc:
         return line
 
     async def _give_back(self, line: _Line, peer: PeerId, protocol: str) -> None:
-        kept = self._kept.setdefault((peer, protocol), [])
-        if line.reader.dirty or len(kept) >= _KEPT_STREAMS:
-            # Bytes beyond the answer would be taken for the next one.
-            await line.stream.reset()
-        else:
+        key = peer, protocol
+        kept = self._kept.pop(key, [])
+        # Bytes beyond the answer would be taken for the next one.
+        keep = not line.reader.dirty and len(kept) < _KEPT_STREAMS
+        if keep:
+            line.used_at = trio.current_time()
             kept.append(line)
+        if kept:
+            self._kept[key] = kept
+        if not keep:
+            await line.stream.reset()
+        await self._let_go_of_old()
+
+    async def _let_go_of_old(self) -> None:
+        """Close streams nobody has used for long, so that connections nobody uses can end."""
+        oldest = trio.current_time() - _KEPT_FOR
+        for key in tuple(islice(self._kept, _LET_GO_AT_ONCE)):
+            lines = self._kept.get(key, [])
+            if not lines or lines[-1].used_at > oldest:
+                return
+            del self._kept[key]
+            for line in lines:
+                await line.stream.close()

@@ -7,7 +7,7 @@ chunk server, background tasks, bootstrap. Every task lives in the one nursery o
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -17,10 +17,11 @@ import trio
 from .. import __version__
 from ..config import Config
 from ..dht import Dht, DhtSettings, open_dht
+from ..dht.peer_id import PeerId
 from ..dht.settings import KAD_PROTOCOL
 from ..errors import MeshError
 from .bandwidth import follow_schedule, limits_now
-from .bootstrap import Bootstrap
+from .bootstrap import Bootstrap, split_address
 from .exchange import (
     Exchange,
     ExchangeSettings,
@@ -46,6 +47,7 @@ log = structlog.get_logger(__name__)
 
 _SAVE_STATS_EVERY_SECS = 60.0
 _SAVE_STATS_WITHIN_SECS = 1.0
+_MOST_SPARED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ async def open_parts(config: Config, *, serve_peers: bool) -> AsyncIterator[Part
             )
         )
         bootstrap = Bootstrap(host, dht, [*config.network.bootstrap, *mesh.bootstrap])
-        members = Members(host, dht, exchange)
+        members = Members(host, dht, exchange, config.network.connections_low)
         releaser = Releaser(promises, store, exchange, members)
         collector = Collector(promises, releaser, store)
         if config.network.mdns and serve_peers:
@@ -165,14 +167,24 @@ async def _open_host(
                 dial_timeout=network.dial_timeout_secs,
                 keepalive=network.keepalive_secs,
                 max_connections=limits.max_connections,
+                connections_low=network.connections_low,
+                connections_high=network.connections_high,
+                idle_after=network.idle_after_secs,
                 max_streams_per_peer=limits.max_streams_per_peer,
             ),
+            spared=_named_peers(network.bootstrap),
         )
     )
     info = MemberInfo(config.node.name, config.node.zone, f"meshnode/{__version__}")
     return await stack.enter_async_context(
         open_member_host(inner, mesh, info, public=[KAD_PROTOCOL])
     )
+
+
+def _named_peers(addresses: Sequence[str]) -> list[PeerId]:
+    """The members the user has named, when they are few: of many, none is meant in particular."""
+    peers = {split_address(address)[0] for address in addresses}
+    return sorted(peers) if len(peers) <= _MOST_SPARED else []
 
 
 def _exchange_settings(config: Config) -> ExchangeSettings:

@@ -16,6 +16,8 @@ log = structlog.get_logger(__name__)
 
 _LONGEST_PAUSE_SECS = 60.0
 _SHORTEST_PAUSE_SECS = 1.0
+_ENOUGH_PEERS = 20
+_VISIT_SECS = 1800.0
 _MOST_FOUND = 64
 
 
@@ -73,7 +75,8 @@ class Bootstrap:
         """Look for members until cancelled: often while news comes in, ever less often then.
 
         Also when connected: two nodes that joined by way of a third at the same moment learn of
-        each other only by looking again.
+        each other only by looking again. With many peers, seldom: the few members that everybody
+        was told of would be busy with nothing else.
         """
         pause, last = _SHORTEST_PAUSE_SECS, -1
         while True:
@@ -84,11 +87,22 @@ class Bootstrap:
                 pause = _SHORTEST_PAUSE_SECS
             last = known
             self.attempted.set()
+            looked = trio.current_time()
             await trio.sleep(_SHORTEST_PAUSE_SECS)
-            with trio.move_on_after(pause):
-                await self._wake.wait()
-                pause = _SHORTEST_PAUSE_SECS
+            while not await self._woken(pause) and pause == _LONGEST_PAUSE_SECS:
+                if not self._is_settled() or trio.current_time() - looked >= _VISIT_SECS:
+                    break
+            pause = _SHORTEST_PAUSE_SECS if self._wake.is_set() else pause
             pause = min(2 * pause, _LONGEST_PAUSE_SECS)
+
+    def _is_settled(self) -> bool:
+        return len(self._host.connected_peers()) >= _ENOUGH_PEERS
+
+    async def _woken(self, within: float) -> bool:
+        with trio.move_on_after(within):
+            await self._wake.wait()
+            return True
+        return False
 
     async def _look(self) -> int:
         """How many peers the DHT knows after another attempt."""

@@ -1,7 +1,9 @@
 """Who is in the mesh right now: keeps connections to known peers and knows what each offers.
 
 In a mesh of known machines a put needs no lookup to find places for its chunks: the members are
-connected already. Above `_MOST_CONNECTIONS` only the nearest known peers are kept connected.
+connected already. Of a larger one some are: as many as may be idle, within `_FEWEST` and `_MOST`.
+These are asked now and then what they offer, which keeps their connections in use; all other
+connections end when nobody uses them.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ REFRESH_SECS = 10.0
 _INFO_AGE_SECS = 30.0
 _ASK_TIMEOUT_SECS = 3.0
 _ASK_BRIEFLY_SECS = 0.5
-_MOST_CONNECTIONS = 128
+_FEWEST = 20
+_MOST = 128
 _AT_ONCE = 8
 
 
@@ -53,13 +56,20 @@ class _Known:
 
 
 class Members:
-    """The live members; `run` is its one task."""
+    """The live members; `run` is its one task.
 
-    def __init__(self, host: Host, dht: _Dht, exchange: _Exchange) -> None:
+    Args:
+        idle_connections: so many the host keeps however idle they are.
+    """
+
+    def __init__(
+        self, host: Host, dht: _Dht, exchange: _Exchange, idle_connections: int = _MOST
+    ) -> None:
         self._host = host
         self._dht = dht
         self._exchange = exchange
         self._known: dict[PeerId, _Known] = {}
+        self._most = min(_MOST, max(_FEWEST, idle_connections))
 
     def members(self) -> list[Member]:
         """Members with a live connection that have said what they offer."""
@@ -90,7 +100,7 @@ class Members:
     async def refresh(self) -> None:
         """Connect to known peers that are not connected, then ask all for news."""
         connected = self._host.connected_peers()
-        room = max(0, _MOST_CONNECTIONS - len(connected))
+        room = max(0, self._most - len(connected))
         absent = [e.peer for e in self._dht.peers() if e.peer not in connected]
         await self._each(absent[:room], self._connect)
         await self._each(self._stale(), self._ask)
@@ -112,12 +122,13 @@ class Members:
             self._known.pop(event.peer, None)
 
     def _stale(self) -> list[PeerId]:
+        """Who is due to be asked, of the members that are kept connected."""
         now = trio.current_time()
-        return [
-            peer
-            for peer in self._host.connected_peers()
-            if peer not in self._known or now - self._known[peer].asked > _INFO_AGE_SECS
-        ]
+        connected = self._host.connected_peers()
+        kept = [peer for peer in self._known if peer in connected]
+        due = [peer for peer in kept if now - self._known[peer].asked > _INFO_AGE_SECS]
+        room = max(0, self._most - len(kept))
+        return due + sorted(connected.difference(kept))[:room]
 
     async def _each(self, peers: Sequence[PeerId], work: _Work) -> None:
         limit = trio.CapacityLimiter(_AT_ONCE)

@@ -8,13 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-import structlog
 import trio
 
 from .idle_choice import Marks, Standing, dispensable, giving_way
 from .limits import HostLimits
-
-_log = structlog.get_logger(__name__)
 
 _ROUNDS_PER_PERIOD = 10
 
@@ -99,5 +96,3 @@ class Trimmer(Generic[C]):
         for connection in closing:
             self._leave(connection)
         self.closed_idle += len(closing)
-        if closing:
-            _log.debug("idle_connections_closed", count=len(closing), left=self._count())

@@ -15,6 +15,7 @@ from meshnode.dht import Dht, DhtSettings, MemoryBackend, open_dht
 from meshnode.dht.backend import NEVER, RowKind
 from meshnode.dht.keyspace import common_bits, peer_position, position
 from meshnode.dht.peer_id import PeerId
+from meshnode.node.transport.limits import HostLimits
 from meshnode.node.transport.sim import SimHost, SimLink, SimNetwork, open_sim_network
 
 EPOCH = 1_800_000_000.0
@@ -187,9 +188,13 @@ async def open_mesh(
     seed: int = 1,
     latency: float = 0.01,
     full_map: bool = False,
+    limits: HostLimits | None = None,
 ) -> AsyncIterator[Mesh]:
     link = SimLink(latency=latency)
-    async with open_sim_network(seed=seed, link=link) as network, trio.open_nursery() as nursery:
+    async with (
+        open_sim_network(seed=seed, link=link, limits=limits) as network,
+        trio.open_nursery() as nursery,
+    ):
         mesh = Mesh(nursery, network, settings or DhtSettings(), full_map=full_map)
         await mesh.grow(count)
         yield mesh

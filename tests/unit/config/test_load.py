@@ -255,6 +255,13 @@ def test_packing_files_larger_than_a_chunk_is_refused(load: Load) -> None:
         config.with_overrides({"ingest.chunk_size": "64 KiB"})
 
 
+def test_a_low_mark_above_the_high_one_is_refused(load: Load) -> None:
+    text = "network.connections_low = 500"
+    found = "network.connections_low is 500; allowed: at most network.connections_high, 384"
+    assert found in refusal(load, text)
+    load(text + "\nnetwork.connections_high = 500")
+
+
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=3), max_leaves=5)
 

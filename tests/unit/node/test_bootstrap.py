@@ -64,3 +64,32 @@ async def test_what_the_local_network_shows_is_tried_soon_but_bounded(
             assert len(dht.attempts) == tried + 1
             assert len(dht.attempts[-1][1]) == 64
             nursery.cancel_scope.cancel()
+
+
+async def test_with_many_peers_it_looks_seldom_and_alone_often_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_sim_network() as network:
+        host = network.add_host()
+        others = [network.add_host() for _ in range(20)]
+        network.introduce()
+        for other in others:
+            await host.connect(other.peer_id)
+        dht = FakeDht()
+        bootstrap = Bootstrap(host, dht, [])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bootstrap.run)
+            await trio.sleep(300)
+            first = len(dht.attempts)
+            await trio.sleep(3600)
+            assert 1 <= len(dht.attempts) - first <= 2
+            bootstrap.found(A, ["/ip4/10.0.0.9/tcp/1"])
+            await trio.sleep(5)
+            assert [A] in [peers for _, peers in dht.attempts]
+            await trio.sleep(300)
+            settled = len(dht.attempts)
+            for other in others:
+                await host.disconnect(other.peer_id)
+            await trio.sleep(300)
+            assert len(dht.attempts) - settled >= 4
+            nursery.cancel_scope.cancel()
