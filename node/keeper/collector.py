@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from ...errors import MeshError
+from ..exchange import Lane
 from ..store import Store
 from .promises import Promises
 from .put_journal import KEEP_UNFINISHED_SECS
@@ -73,7 +74,7 @@ class Collector:
         if count:
             self.collected += count
             log.info("unfinished_puts_collected", chunks=count)
-            await self._releaser.round()
+            await self._releaser.round(Lane.BACKGROUND)
         return count
 
     async def sweep(self) -> None:

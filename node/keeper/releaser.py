@@ -17,6 +17,7 @@ import trio
 
 from ...dht.peer_id import PeerId
 from ...errors import MeshError
+from ..exchange import Lane
 from ..store import Store
 from ..store.holds import ALL_PEERS
 from .promises import Promises
@@ -31,7 +32,7 @@ _BATCH = 16_384
 class Releasing(Protocol):
     """The part of the exchange this needs."""
 
-    async def release(self, peer: PeerId, digests: Sequence[bytes]) -> int: ...
+    async def release(self, peer: PeerId, digests: Sequence[bytes], *, lane: Lane) -> int: ...
 
 
 class Peers(Protocol):
@@ -65,13 +66,16 @@ class Releaser:
         """Do what is left over, until cancelled."""
         while True:
             try:
-                await self.round()
+                await self.round(Lane.BACKGROUND)
             except MeshError as error:
                 log.warning("release_failed", error=str(error), retry_secs=EVERY_SECS)
             await trio.sleep(EVERY_SECS)
 
-    async def round(self) -> Round:
+    async def round(self, lane: Lane = Lane.INTERACTIVE) -> Round:
         """Delete what is free here, and tell peers what has not been told.
+
+        Args:
+            lane: whether somebody waits for it.
 
         Raises:
             StoreError: the local store failed.
@@ -84,19 +88,19 @@ class Releaser:
             await self._promises.delete_free()
             while digests := await self._owed(ALL_PEERS):
                 known = list(self._peers.known())
-                failed = await self._tell(known, digests, done)
+                failed = await self._tell(known, digests, done, lane)
                 await self._store.holds.told(digests, ALL_PEERS, owed=failed)
-            await self._tell_late(done)
+            await self._tell_late(done, lane)
         return done
 
-    async def _tell_late(self, done: Round) -> None:
+    async def _tell_late(self, done: Round, lane: Lane) -> None:
         connected = set(self._peers.connected())
         for owed in await self._store.holds.owed_peers():
             peer = PeerId.from_bytes(owed)
             if peer not in connected or peer in done.unreachable:
                 continue
             while digests := await self._owed(peer):
-                if await self._tell([peer], digests, done):
+                if await self._tell([peer], digests, done, lane):
                     break
                 await self._store.holds.told(digests, peer)
 
@@ -104,7 +108,7 @@ class Releaser:
         return await self._store.holds.releases(self._promises.self_id, peer, _BATCH, time.time())
 
     async def _tell(
-        self, peers: Sequence[PeerId], digests: Sequence[bytes], done: Round
+        self, peers: Sequence[PeerId], digests: Sequence[bytes], done: Round, lane: Lane
     ) -> list[PeerId]:
         """Returns the peers that could not be told."""
         failed: list[PeerId] = []
@@ -113,7 +117,7 @@ class Releaser:
         async def tell(peer: PeerId) -> None:
             async with limit:
                 try:
-                    count = await self._exchange.release(peer, digests)
+                    count = await self._exchange.release(peer, digests, lane=lane)
                 except MeshError as error:
                     log.info("peer_not_told_to_release", peer=peer.short, error=str(error))
                     failed.append(peer)

@@ -10,7 +10,7 @@ from typing import Protocol
 from ...config import ChunkSettings, Config
 from ...dht.peer_id import PeerId
 from ...errors import IntegrityError
-from ..exchange import PeerStatsTable, Receipt
+from ..exchange import Lane, PeerStatsTable, Receipt
 from ..exchange.pending import Arrival
 from ..store.protocol import Buffer, ChunkStore, Digest
 from .placement import Member
@@ -58,6 +58,7 @@ class ChunkExchange(Protocol):
         *,
         first_byte_timeout: float | None = None,
         on_sent: Callable[[], None] | None = None,
+        lane: Lane = Lane.INTERACTIVE,
     ) -> Receipt:
         """Returns a checked receipt. `on_sent` is called when all bytes are on their way; not at
         all when the peer wants none, because it holds the chunk."""

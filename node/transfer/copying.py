@@ -8,6 +8,7 @@ wins. Zones come before speed: a member of a zone without a copy is only replace
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ import trio
 
 from ...dht.peer_id import PeerId
 from ...errors import DeadlineError, MembershipError, PeerError
+from ..exchange import Lane
 from ..store.protocol import Buffer, Digest
 from .context import TransferContext
 from .events import ProgressMeter
@@ -71,6 +73,7 @@ class _Round:
     data: Buffer
     placement: Placement
     candidates: deque[Member]
+    lane: Lane
     under_way: dict[PeerId, str] = field(default_factory=dict)
     """peer -> its zone; asked, and not answered yet."""
 
@@ -99,7 +102,9 @@ class CopyMaker:
         self._meter = meter
         self._tracer = tracer
         self.health = PeerHealth(ctx, meter, tracer)
-        self.slots = UploadSlots(ctx.chunk_settings.max_concurrent_uploads)
+        most = ctx.chunk_settings.max_concurrent_uploads
+        # What yields must not hold up what does not.
+        self._slots = {lane: UploadSlots(most) for lane in Lane}
         self.lateness = Lateness(ctx.chunk_settings.peer_response_timeout_secs)
         self._windows = PeerWindows(ctx.exchange.stats)
         self.patience = Patience(ctx, self.health, self.lateness, self._windows)
@@ -124,11 +129,13 @@ class CopyMaker:
             self._first_seen.setdefault(member.peer, now)
         return members
 
-    async def fill(self, digest: Digest, data: Buffer, placement: Placement) -> Choice | None:
+    async def fill(
+        self, digest: Digest, data: Buffer, placement: Placement, lane: Lane
+    ) -> Choice | None:
         """Try to get the missing copies made. None: done, or nobody left to ask; else who is."""
-        async with self.slots.turn() as turn:
+        async with self._slots[lane].turn() as turn:
             usable = self._candidates(digest, len(data), placement).usable
-            attempt = _Round(digest, data, placement, usable)
+            attempt = _Round(digest, data, placement, usable, lane)
             missing = self._wanted - len(placement.holders)
             parts = [turn.part() for _ in range(min(missing, len(usable)))]
             async with task_group() as tasks:
@@ -223,7 +230,10 @@ class CopyMaker:
             part.sent()
 
     async def _race(self, member: Member, attempt: _Round, part: TurnPart) -> bool:
-        """Ask `member`; when it is late, the next one as well or instead. Whether it was made."""
+        """Ask `member`; when it is late, the next one as well or instead. Whether it was made.
+
+        In a lane that yields nobody is late: it may be ours that yields, or the peer's.
+        """
         race = _Race()
         began = trio.current_time()
         new_zone = self._is_new_zone(member.zone, attempt, besides=member.peer)
@@ -242,6 +252,8 @@ class CopyMaker:
 
             race.runners = 1
             tasks.start_soon(run, member)
+            if attempt.lane.yields:
+                await race.over.wait()
             while not race.over.is_set():
                 with trio.move_on_after(_LOOK_AGAIN_SECONDS):
                     await race.over.wait()
@@ -254,7 +266,7 @@ class CopyMaker:
                 if able and self._is_silent(member.peer, held_up):
                     self._note_silence(member, attempt.placement.size)
                     tasks.cancel_scope.cancel()  # and on to the next candidate
-                elif able and self._may_hedge(attempt.placement.size):
+                elif able and self._may_hedge(attempt):
                     second = self._fastest(able, attempt)
                     self._note_hedge(member, second, attempt.placement.size)
                     race.runners += 1
@@ -285,8 +297,9 @@ class CopyMaker:
         due = max(self.lateness.silent_after(), self._windows.seconds(peer)) + held_up
         return self.health.silent_for(peer) >= due
 
-    def _may_hedge(self, size: int) -> bool:
-        return not self.slots.anybody_waits and self.lateness.may_spend(size)
+    def _may_hedge(self, attempt: _Round) -> bool:
+        waits = self._slots[attempt.lane].anybody_waits
+        return not waits and self.lateness.may_spend(attempt.placement.size)
 
     def _fastest(self, able: list[Member], attempt: _Round) -> Member:
         stats, size = self._ctx.exchange.stats, attempt.placement.size
@@ -311,6 +324,10 @@ class CopyMaker:
     async def _ask(self, member: Member, attempt: _Round, part: TurnPart) -> bool:
         """Have `member` make a copy; whether it did."""
         peer, size, settings = member.peer, attempt.placement.size, self._ctx.chunk_settings
+        slots, seconds = self._slots[attempt.lane], settings.chunk_timeout_secs
+        # How long a lower lane takes is for the higher ones to say; a peer that is silent in it
+        # still runs into the deadlines of the exchange.
+        most = math.inf if attempt.lane.yields else seconds + self._hold_up(attempt)
         began = trio.current_time()
         moved = 0
 
@@ -324,7 +341,7 @@ class CopyMaker:
         try:
             with (
                 self._tracer.asking(peer) as tally,
-                trio.move_on_after(settings.chunk_timeout_secs + self._hold_up(attempt)) as limit,
+                trio.move_on_after(most) as limit,
             ):
                 receipt = await self._ctx.exchange.put(
                     peer,
@@ -332,27 +349,29 @@ class CopyMaker:
                     attempt.data,
                     first_byte_timeout=settings.peer_response_timeout_secs,
                     on_sent=sent,
+                    lane=attempt.lane,
                 )
         except (PeerError, MembershipError, DeadlineError) as error:
             if isinstance(error, DeadlineError):
-                self.slots.timed_out(began)
+                slots.timed_out(began)
             self.health.failed(peer, began, error)
             return False
         finally:
             self.health.ended(peer)
             self._windows.end(peer, size)
         if limit.cancelled_caught:
-            reason = f"did not take a chunk within {settings.chunk_timeout_secs:g} s"
+            reason = f"did not take a chunk within {seconds:g} s"
             self._ctx.exchange.stats.of(peer).failed(reason)
-            self.slots.timed_out(began)
+            slots.timed_out(began)
             self.health.failed(peer, began, DeadlineError(f"{reason}."))
             return False
-        seconds = trio.current_time() - began
+        took = trio.current_time() - began
         self.health.took(peer)
-        self.slots.acknowledged(size)
-        self.lateness.took(seconds)
+        slots.acknowledged(size)
+        if not attempt.lane.yields:
+            self.lateness.took(took)
         tally.nbytes += size
-        tally.slowest = max(tally.slowest, seconds)
+        tally.slowest = max(tally.slowest, took)
         attempt.placement.holders[peer] = member.zone
         attempt.placement.bytes_sent += moved
         self._ctx.journal.copied(receipt)

@@ -8,7 +8,7 @@ change. A timeout halves. Pure bookkeeping: the caller tells the time.
 
 from __future__ import annotations
 
-FIRST_DEPTH = 4
+FIRST_DEPTH = 8
 LEAST_DEPTH = 2
 MOST_DEPTH = 64
 _WINDOWS_BETWEEN_TRIES = 4

@@ -12,6 +12,7 @@ import trio
 from ...dht.peer_id import PeerId
 from ...errors import InputError, MeshError, UsageError
 from ..content import ChunkerProfile, EncodedManifest, Manifest, Packer, encode_manifest
+from ..exchange import Lane
 from ..store.protocol import Digest
 from .events import FileDone, ProgressMeter, Started
 from .failures import reason_of
@@ -141,7 +142,8 @@ class SourcePut:
 
     async def _publish_root(self, encoded: EncodedManifest) -> None:
         try:
-            stored = await self._ctx.dht.put_manifest(encoded.link.digest, encoded.root.data)
+            root = bytes(encoded.root.data)
+            stored = await self._ctx.dht.put_manifest(encoded.link.digest, root)
         except MeshError as error:
             self._warnings.append(f"The DHT did not take the manifest: {reason_of(error)}.")
         else:
@@ -154,12 +156,13 @@ class SourcePut:
             uploader = self._pipeline.uploader
             await uploader.settle(digests)
             # Who came, or said what it offers, only after its chunks had been given up on.
-            await self._replace([digest for digest in digests if uploader.has_newcomers(digest)])
+            late = [digest for digest in digests if uploader.has_newcomers(digest)]
+            await self._replace(late, Lane.INTERACTIVE)
         for _ in range(_SAMPLE_ROUNDS):
             lost = await self._sample(digests)
             if not lost:
                 return
-            await self._replace(lost)
+            await self._replace(lost, Lane.REPAIR)
         # Whoever is found out only now is not counted, and not replaced any more.
         await self._sample(digests)
 
@@ -186,10 +189,10 @@ class SourcePut:
             uploader.discount(digest, gone)
         return lost
 
-    async def _replace(self, digests: Sequence[Digest]) -> None:
+    async def _replace(self, digests: Sequence[Digest], lane: Lane) -> None:
         for digest in digests:
             data = await self._ctx.store.get(digest)
-            await self._pipeline.uploader.replace(digest, data)
+            await self._pipeline.uploader.replace(digest, data, lane)
         await self._pipeline.uploader.settle(digests)
 
     def _holders(self, digests: set[Digest]) -> dict[Digest, tuple[PeerId, ...]]:

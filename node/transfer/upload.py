@@ -21,7 +21,7 @@ import trio
 from ...dht.peer_id import PeerId
 from ...errors import IntegrityError, NotFoundError, StoreError
 from ..content import SealedChunk
-from ..exchange import Receipt
+from ..exchange import Lane, Receipt
 from ..store.protocol import Buffer, Digest
 from .budget import ByteBudget
 from .context import TransferContext
@@ -42,6 +42,7 @@ class _Admission:
 
     data: Buffer | None
     """None: nobody holds the bytes for it; the store has them."""
+    lane: Lane = Lane.INTERACTIVE
     admitted: trio.Event = field(default_factory=trio.Event)
 
 
@@ -108,13 +109,13 @@ class Uploader:
         for peer in liars:
             self._placements[digest].holders.pop(peer, None)
 
-    async def replace(self, digest: Digest, data: Buffer) -> None:
-        """Place a chunk again that has lost copies."""
+    async def replace(self, digest: Digest, data: Buffer, lane: Lane) -> None:
+        """Place a chunk again that has lost copies, or never got all of them."""
         placement = self._placements[digest]
         if not placement.settled.is_set():
             return  # another source of this put, which shares the chunk, is at it
         placement.settled = trio.Event()
-        await self._begin(digest, data, placement)
+        await self._begin(digest, data, placement, lane)
 
     async def settle(self, digests: Iterable[Digest]) -> None:
         """Wait until nothing more is tried for these chunks."""
@@ -135,8 +136,14 @@ class Uploader:
         else:
             self._start(digest, _Admission(None), placement)
 
-    async def _begin(self, digest: Digest, data: Buffer, placement: Placement) -> None:
-        admission = _Admission(data)
+    async def _begin(
+        self,
+        digest: Digest,
+        data: Buffer,
+        placement: Placement,
+        lane: Lane = Lane.INTERACTIVE,
+    ) -> None:
+        admission = _Admission(data, lane)
         self._start(digest, admission, placement)
         try:
             await admission.admitted.wait()
@@ -158,7 +165,7 @@ class Uploader:
                 data = admission.data
                 if data is None:
                     data = await self._ctx.store.get(digest)
-                await self._place(digest, data, placement)
+                await self._place(digest, data, placement, admission.lane)
             finally:
                 self._budget.release(placement.size)
         except (NotFoundError, StoreError, IntegrityError) as error:
@@ -167,11 +174,11 @@ class Uploader:
         finally:
             placement.settled.set()
 
-    async def _place(self, digest: Digest, data: Buffer, placement: Placement) -> None:
+    async def _place(self, digest: Digest, data: Buffer, placement: Placement, lane: Lane) -> None:
         rounds = 1 + self._ctx.chunk_settings.retry_failed_chunks
         attempt = 0
         while True:
-            choice = await self._maker.fill(digest, data, placement)
+            choice = await self._maker.fill(digest, data, placement, lane)
             if choice is None:
                 return
             wait = max(

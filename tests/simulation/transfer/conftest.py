@@ -13,7 +13,14 @@ import trio
 from meshnode.config import load_config
 from meshnode.dht import Dht, DhtSettings, MemoryBackend, open_dht
 from meshnode.dht.peer_id import PeerId
-from meshnode.node.exchange import ChunkServer, Exchange, Kept, PeerInfo, open_exchange
+from meshnode.node.exchange import (
+    ChunkServer,
+    Exchange,
+    Kept,
+    PeerInfo,
+    open_exchange,
+    open_traffic,
+)
 from meshnode.node.identity import Identity
 from meshnode.node.store import MemoryStore
 from meshnode.node.transfer import Getter, Member, Putter, TransferContext
@@ -91,6 +98,7 @@ class SimMesh:
         async def on_stored(kept: Kept) -> None:
             await dht.announce([(kept.digest, kept.size)])
 
+        traffic = await stack.enter_async_context(open_traffic())
         server = ChunkServer(
             host,
             store,
@@ -98,9 +106,12 @@ class SimMesh:
             info_provider=info,
             on_stored=on_stored,
             wall=wall_clock,
+            traffic=traffic,
         )
         await stack.enter_async_context(server.serving())
-        exchange = await stack.enter_async_context(open_exchange(host, identity=identity))
+        exchange = await stack.enter_async_context(
+            open_exchange(host, identity=identity, traffic=traffic)
+        )
         config = load_config(self._home, env={}).with_overrides({"ingest.chunk_size": 65536})
         context = TransferContext(
             store=store,

@@ -12,7 +12,7 @@ from blake3 import blake3
 from meshnode.dht.peer_id import PeerId
 from meshnode.errors import PeerError, StoreError
 from meshnode.node.content import Link
-from meshnode.node.exchange import Kept, Receipt
+from meshnode.node.exchange import Kept, Lane, Receipt
 from meshnode.node.keeper import (
     Announcer,
     Catalogue,
@@ -47,6 +47,7 @@ class Quiet:
     def __init__(self) -> None:
         self.told: dict[PeerId, set[bytes]] = {}
         self.away: set[PeerId] = set()
+        self.lanes: set[Lane] = set()
 
     def let_go(self, digests: Sequence[bytes]) -> None:
         pass
@@ -63,8 +64,11 @@ class Quiet:
     def connected(self) -> list[PeerId]:
         return [A, B]
 
-    async def release(self, peer: PeerId, digests: Sequence[bytes]) -> int:
+    async def release(
+        self, peer: PeerId, digests: Sequence[bytes], *, lane: Lane = Lane.INTERACTIVE
+    ) -> int:
         await trio.lowlevel.checkpoint()
+        self.lanes.add(lane)
         if peer in self.away:
             raise PeerError("not there")
         self.told.setdefault(peer, set()).update(digests)
@@ -120,6 +124,7 @@ async def test_an_interrupted_put_can_be_taken_up_for_a_day_and_is_gone_after_it
         assert await node.collector.collect() == 5
         assert await node.left() == 0
         assert node.peers.told == {A: set(DIGESTS), B: set(DIGESTS)}
+        assert node.peers.lanes == {Lane.BACKGROUND}
         assert await node.journal.receipts(DIGESTS) == {}
 
 

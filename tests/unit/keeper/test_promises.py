@@ -12,7 +12,7 @@ from blake3 import blake3
 from meshnode.dht.peer_id import PeerId
 from meshnode.errors import NotFoundError, PeerError, StoreError, TransferError
 from meshnode.node.content import Link
-from meshnode.node.exchange import Kept
+from meshnode.node.exchange import Kept, Lane
 from meshnode.node.keeper import Announcer, Catalogue, CatalogueEntry, Promises, Releaser
 from meshnode.node.store import Store, open_store
 
@@ -62,7 +62,9 @@ class FakePeers:
     def connected(self) -> list[PeerId]:
         return [peer for peer in (A, B) if peer not in self.away]
 
-    async def release(self, peer: PeerId, digests: Sequence[bytes]) -> int:
+    async def release(
+        self, peer: PeerId, digests: Sequence[bytes], *, lane: Lane = Lane.INTERACTIVE
+    ) -> int:
         await trio.lowlevel.checkpoint()
         self.while_asked.set()
         if peer in self.away:

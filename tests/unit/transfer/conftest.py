@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from meshnode.errors import (
     PeerRefusedError,
     StoreError,
 )
-from meshnode.node.exchange import Receipt
+from meshnode.node.exchange import Lane, Receipt
 from meshnode.node.exchange.pending import Arrival
 from meshnode.node.exchange.stats import PeerStatsTable
 from meshnode.node.store import MemoryStore
@@ -75,6 +76,7 @@ class FakeExchange:
         self.most_in_flight = 0
         self.most_puts = 0
         self.putting: list[bytes] = []
+        self.put_lanes: Counter[Lane] = Counter()
         self.fail_gets = 0
         self.started: list[bytes] = []
         self.in_flight_when_started: list[int] = []
@@ -164,8 +166,10 @@ class FakeExchange:
         *,
         first_byte_timeout: float | None = None,
         on_sent: Callable[[], None] | None = None,
+        lane: Lane = Lane.INTERACTIVE,
     ) -> Receipt:
         self.putting.append(digest)
+        self.put_lanes[lane] += 1
         self.most_puts = max(self.most_puts, len(set(self.putting)))
         on_the_wire = True
         try:

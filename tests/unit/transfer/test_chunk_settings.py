@@ -62,8 +62,8 @@ async def test_automatic_concurrency_shrinks_when_chunks_time_out(
     first.rate = 2000.0  # a chunk takes half a minute
     mesh.configure(max_concurrent_retrievals="auto", prefer_fast_peers=False, chunk_timeout_secs=3)
     await mesh.getter().get(link, tmp_path / "out")
-    later = mesh.exchange.in_flight_when_started[-10:]
-    assert 2 <= sum(later) / len(later) <= 4
+    depths = mesh.exchange.in_flight_when_started
+    assert 2 <= max(depths[-10:]) <= max(depths) / 3
 
 
 async def test_one_retrieval_at_a_time_goes_strictly_in_file_order(

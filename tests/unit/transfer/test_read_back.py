@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+from meshnode.node.exchange import Lane
 from trio.testing import MockClock
 
 
@@ -90,3 +91,36 @@ async def test_many_sources_do_not_each_wait_for_the_same_frozen_holder(
     assert {source.outcome for source in report.sources} == {"stored"}
     # Ten after the other at a quarter of a second each, were it asked by each of them.
     assert report.seconds < 6
+
+
+async def test_copies_that_were_lost_are_made_again_in_the_lane_of_repair(
+    mesh, make_file, autojump_clock: MockClock
+) -> None:
+    mesh.add("a", forgetful=True)
+    for zone in "bc":
+        mesh.add(zone)
+    (source,) = (await mesh.putter().put([make_file(300_000)])).sources
+    assert (source.outcome, source.copies) == ("stored", 3)
+    lanes = mesh.exchange.put_lanes
+    assert 0 < lanes[Lane.REPAIR] <= source.chunks
+    assert lanes[Lane.INTERACTIVE] == 2 * source.chunks
+    assert lanes.total() == sum(lanes[lane] for lane in (Lane.REPAIR, Lane.INTERACTIVE))
+
+
+async def test_copies_made_again_have_no_deadline_but_the_silence_of_their_peer(
+    mesh, make_file, autojump_clock: MockClock
+) -> None:
+    mesh.add("a", forgetful=True)
+    other, spare = mesh.add("b"), mesh.add("b")
+    mesh.configure(chunk_timeout_secs=2)
+    async with trio.open_nursery() as nursery:
+
+        async def slow_down() -> None:
+            while not mesh.exchange.put_lanes[Lane.REPAIR]:  # noqa: ASYNC110  virtual time
+                await trio.sleep(0.001)
+            other.rate = spare.rate = 20_000.0  # a chunk takes longer than two seconds
+
+        nursery.start_soon(slow_down)
+        (source,) = (await mesh.putter().put([make_file(300_000)])).sources
+        nursery.cancel_scope.cancel()
+    assert (source.outcome, source.retries) == ("stored", 0)
