@@ -69,8 +69,7 @@ class DhtParts:
         )
         self.handover = handover = Handover(context, locator, chunks, values, mailboxes)
         self.confirmations = Confirmations(context, chunks)
-        sweepers = [chunks.sweep, values.sweep, mailboxes.sweep]
-        self.upkeep = Upkeep(context, queries, publisher, repeater, handover, sweepers)
+        self.upkeep = Upkeep(context, queries, publisher, repeater, handover, self._sweep)
         budgets = Budgets(settings, counters)
         self.server = Server(
             context,
@@ -101,6 +100,11 @@ class DhtParts:
             "notice_bytes": self.mailboxes.kept_bytes,
             "hints_waiting": self.confirmations.waiting,
         }
+
+    async def _sweep(self, now: float) -> int:
+        """Forget what has expired; returns how many records that were."""
+        values = self.values.sweep(now) + self.mailboxes.sweep(now)
+        return values + await self.chunks.sweep(now)
 
     # --- life ---------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ More other nodes lie nearer to a far key and keep it too, so its loss here costs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from heapq import heapify, heappop, heappush
 
 
@@ -27,6 +27,12 @@ class FarthestFirst:
     def added(self, key: bytes) -> None:
         if self._heap is not None:
             heappush(self._heap, (-self.distance(key), key))
+
+    def added_all(self, keys: Iterable[bytes]) -> None:
+        """As `added`, for each of `keys`."""
+        if self._heap is not None:
+            for key in keys:
+                self.added(key)
 
     def make_room(self, live: Mapping[bytes, object], newcomer: bytes) -> bytes | None:
         """The key of `live` to give up for `newcomer`, or None when the newcomer is farther."""

@@ -32,13 +32,15 @@ class Reply(Generic[_T]):
 
 
 class Fanout(Generic[_T]):
-    """One asker's open questions. `pending` maps a peer to when its answer becomes late."""
+    """One asker's open questions. `pending` maps a peer to when its answer becomes late; `failed`
+    counts replies that were none."""
 
     def __init__(self, nursery: trio.Nursery, counters: Counters) -> None:
         self._nursery = nursery
         self._counters = counters
         self._send, self._receive = trio.open_memory_channel[Reply[_T]](inf)
         self.pending: dict[PeerId, float] = {}
+        self.failed = 0
 
     def start(self, peer: PeerId, call: Callable[[], Awaitable[_T]], late_after: float) -> None:
         """Ask `peer`; one question per peer at a time."""
@@ -52,6 +54,7 @@ class Fanout(Generic[_T]):
             reply = await self._receive.receive()
         if reply is not None:
             self.pending.pop(reply.peer, None)
+            self.failed += reply.error is not None
         return reply
 
     def close(self) -> None:

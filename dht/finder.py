@@ -1,15 +1,19 @@
 """Who holds these chunks? Asks as few peers as needed, in batches, and never waits for a late one.
 
-Every one of the k responsible peers should know every holder, so the first wave asks three of them
-per digest, the same few fast ones for as many digests as possible. What they leave open goes to all
-other responsible peers at once.
+Every one of the k responsible peers should know every holder. So the first wave asks three of them
+per digest, of different public networks and the same few fast ones for as many digests as possible,
+and two that know exactly the same live holders settle it; our own record, while fresh, is one of
+them. A digest without a live holder, or about which they differ (a peer that came lately, one that
+lies), goes to all other responsible peers at once. If nobody of these knows a holder, while some
+did not answer, peers farther away are asked: holders themselves are among them, and newcomers that
+took the place of the silent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import trio
 
@@ -21,11 +25,14 @@ from .locator import Locator
 from .patience import Patience
 from .peer_id import PeerId
 from .records import ChunkRecord, ChunkRecords
-from .records_wire import Found
+from .records_wire import Found, Holder
 from .settings import MAX_KEYS_PER_MESSAGE
 from .trace import QueryReport, Trace, Traces
 
 _FIRST_WAVE = 3
+_WITNESSES = 2
+_REACH = 3
+"""How far is asked at most, in multiples of k, when those responsible do not answer."""
 _HOLDERS_ASKED_FOR = 8
 _UNKNOWN_RTT = 1.0
 _LATE_AFTER = 0.5
@@ -33,6 +40,8 @@ _PATIENCE = 1.4
 _PATIENCE_WITH_SOME = 0.25
 
 _Answers = Fanout[list[tuple[Sequence[bytes], Found]]]
+_Testimony = tuple[dict[PeerId, ChunkRecord], frozenset[PeerId]]
+"""What one peer knows of a chunk, and which of these holders are believed to be alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,28 +57,45 @@ class _Search:
 
     def __init__(self, digests: Iterable[bytes], enough: int) -> None:
         self.found: dict[bytes, dict[PeerId, ChunkRecord]] = {digest: {} for digest in digests}
-        self.asked: set[tuple[PeerId, bytes]] = set()
+        self.asked: dict[PeerId, set[bytes]] = {}
+        self.unsettled: dict[bytes, None] = dict.fromkeys(self.found)
         self._enough = enough
-        self._doubtful: set[PeerId] = set()
+        self._live: dict[bytes, frozenset[PeerId]] = dict.fromkeys(self.found, frozenset())
+        self._witnesses: dict[bytes, int] = dict.fromkeys(self.found, 0)
+        self.ours: set[bytes] = set()
+        """What we hold ourselves, so that it is found even when nobody else has it."""
 
-    def add(self, digest: bytes, record: ChunkRecord, *, doubtful: bool) -> None:
-        known = self.found[digest].get(record.peer)
-        if known is None or known.expires < record.expires:
-            self.found[digest][record.peer] = record
-        if doubtful:
-            self._doubtful.add(record.peer)
+    def add(self, digest: bytes, records: Mapping[PeerId, ChunkRecord]) -> None:
+        """Somebody, or our own memory, knows `records` of `digest`."""
+        found = self.found[digest]
+        if not found:
+            found.update(records)
+            return
+        for peer, record in records.items():
+            known = found.get(peer)
+            if known is None or known.expires + 1 < record.expires:
+                found[peer] = record
 
-    def open(self) -> list[bytes]:
-        """Digests without enough holders that are believed to be alive."""
-        return [
-            digest
-            for digest, holders in self.found.items()
-            if sum(1 for peer in holders if peer not in self._doubtful) < self._enough
-        ]
+    def testify(self, digest: bytes, live: frozenset[PeerId]) -> None:
+        """Somebody knows exactly `live` of the other holders that are believed to be alive.
 
-    @property
-    def something_everywhere(self) -> bool:
-        return all(any(p not in self._doubtful for p in held) for held in self.found.values())
+        Whoever lacks one that others know is no witness: it came lately, or lies.
+        """
+        known = self._live[digest]
+        if live != known:
+            self._live[digest] = both = known | live
+            if both != known:
+                self._witnesses[digest] = 0
+            known = both
+        ours = digest in self.ours
+        if live == known and (live or ours):
+            self._witnesses[digest] += 1
+        if self._witnesses[digest] >= _WITNESSES or len(known) + ours >= self._enough:
+            self.unsettled.pop(digest, None)
+
+    def nowhere(self) -> list[bytes]:
+        """Digests without any holder that is believed to be alive."""
+        return [d for d in self.unsettled if not self._live[d] and d not in self.ours]
 
 
 class Finder:
@@ -110,66 +136,120 @@ class Finder:
     async def _find(self, search: _Search, trace: Trace) -> None:
         self._counters.add("keys_sought", len(search.found))
         self._look_at_home(search)
-        if wanted := search.open():
-            position_of = {digest: chunk_position(digest) for digest in wanted}
-            near = await self._locator.locate(position_of.values())
-            responsible = {d: self._fastest_first(near[position_of[d]]) for d in wanted}
-            await self._ask_around(search, responsible, trace)
+        if not search.unsettled:
+            return
+        position_of = {digest: chunk_position(digest) for digest in search.unsettled}
+        near = await self._locator.locate(position_of.values())
+        rank = self._fastest_first({peer for peers in near.values() for peer in peers})
+        responsible = {
+            digest: sorted((p for p in near[at] if p in rank), key=rank.__getitem__)
+            for digest, at in position_of.items()
+        }
+        answers: _Answers = Fanout(self._nursery, self._counters)
+        try:
+            await self._ask_around(search, answers, responsible, trace)
+            await self._ask_beyond(search, answers, position_of, trace)
+        finally:
+            answers.close()
 
     def _look_at_home(self, search: _Search) -> None:
         """Our own records. Old ones, or of peers that are down, settle nothing by themselves."""
         now = self._wall_clock()
         repeated_by = now + self._settings.record_ttl - 1.25 * self._settings.republish
+        is_down = lru_cache(maxsize=None)(self._contacts.is_down)
         for digest in search.found:
-            for record in self._chunks.holders(digest, now):
-                stale = record.expires < repeated_by or self._contacts.is_down(record.peer)
-                search.add(digest, record, doubtful=stale)
+            records = {record.peer: record for record in self._chunks.holders(digest, now)}
+            if records:
+                search.add(digest, records)
+                if self._own in records:
+                    search.ours.add(digest)
+                others = ((p, r) for p, r in records.items() if p != self._own)
+                fresh = (p for p, r in others if r.expires >= repeated_by)
+                if live := frozenset(peer for peer in fresh if not is_down(peer)):
+                    search.testify(digest, live)
 
-    def _fastest_first(self, peers: Iterable[PeerId]) -> list[PeerId]:
+    def _fastest_first(self, peers: Iterable[PeerId]) -> dict[PeerId, int]:
         """A fixed order over all digests, so that few peers answer for many of them."""
         connected = self._host.connected_peers()
 
-        def cost(peer: PeerId) -> tuple[bool, float]:
+        def cost(peer: PeerId) -> tuple[bool, float, PeerId]:
             rtt = self._contacts.health.rtt(peer)
-            return peer not in connected, _UNKNOWN_RTT if rtt is None else rtt
+            return peer not in connected, _UNKNOWN_RTT if rtt is None else rtt, peer
 
-        return sorted((peer for peer in peers if peer != self._own), key=cost)
+        in_order = sorted((peer for peer in peers if peer != self._own), key=cost)
+        return {peer: number for number, peer in enumerate(in_order)}
 
     async def _ask_around(
-        self, search: _Search, responsible: dict[bytes, list[PeerId]], trace: Trace
+        self,
+        search: _Search,
+        answers: _Answers,
+        responsible: Mapping[bytes, Sequence[PeerId]],
+        trace: Trace,
     ) -> None:
-        answers: _Answers = Fanout(self._nursery, self._counters)
-        try:
-            self._start_wave(search, answers, responsible, _FIRST_WAVE, trace)
-            await self._listen(search, answers, trio.current_time() + _LATE_AFTER)
-            # Where peers crowd around a key, more than k are responsible for it.
-            self._start_wave(search, answers, responsible, 2 * self._settings.k, trace)
-            await self._listen(search, answers, trio.current_time() + _PATIENCE)
-        finally:
-            answers.close()
+        group = lru_cache(maxsize=None)(self._contacts.group)
+
+        def first(digest: bytes) -> list[PeerId]:
+            chosen, networks = list[PeerId](), set[str]()
+            peers = responsible[digest]
+            for peer in peers:
+                network = group(peer)
+                if network is None or network not in networks:
+                    chosen.append(peer)
+                    if network is not None:
+                        networks.add(network)
+                if len(chosen) == _FIRST_WAVE:
+                    return chosen
+            return list(dict.fromkeys([*chosen, *peers]))[:_FIRST_WAVE]
+
+        self._start_wave(search, answers, {d: first(d) for d in search.unsettled}, trace)
+        await self._listen(search, answers, trio.current_time() + _LATE_AFTER)
+        self._start_wave(search, answers, {d: responsible[d] for d in search.unsettled}, trace)
+        await self._listen(search, answers, trio.current_time() + _PATIENCE)
+
+    async def _ask_beyond(
+        self, search: _Search, answers: _Answers, position_of: Mapping[bytes, int], trace: Trace
+    ) -> None:
+        """Nobody who answered knows a holder: ask twice as far, if some did not answer."""
+        nowhere = search.nowhere()
+        if not nowhere or not (answers.failed or answers.pending) or not self._locator.knows_all:
+            return
+        index, reach = self._locator.index(), _REACH * self._settings.k
+        beyond = {
+            digest: [p for p in index.closest(position_of[digest], reach) if p != self._own]
+            for digest in nowhere
+        }
+        self._counters.add("keys_sought_beyond", len(nowhere))
+        self._start_wave(search, answers, beyond, trace)
+        await self._listen(search, answers, trio.current_time() + _PATIENCE)
 
     def _start_wave(
         self,
         search: _Search,
         answers: _Answers,
-        responsible: dict[bytes, list[PeerId]],
-        width: int,
+        wanted: Mapping[bytes, Sequence[PeerId]],
         trace: Trace,
     ) -> None:
         groups: dict[PeerId, list[bytes]] = {}
-        for digest in search.open():
-            for peer in responsible.get(digest, ())[:width]:
-                if peer not in answers.pending and (peer, digest) not in search.asked:
-                    search.asked.add((peer, digest))
-                    groups.setdefault(peer, []).append(digest)
+        for digest, peers in wanted.items():
+            for peer in peers:
+                groups.setdefault(peer, []).append(digest)
         for peer, digests in groups.items():
-            answers.start(peer, partial(self._ask, peer, digests, trace), _LATE_AFTER)
+            asked = search.asked.setdefault(peer, set())
+            new = [digest for digest in digests if digest not in asked]
+            if new and peer not in answers.pending:
+                asked.update(new)
+                answers.start(peer, partial(self._ask, peer, new, trace), _LATE_AFTER)
 
-    async def _listen(self, search: _Search, answers: _Answers, until: float) -> None:
+    async def _listen(
+        self,
+        search: _Search,
+        answers: _Answers,
+        until: float,
+    ) -> None:
         """Until all is settled, all have answered, or `until`; less when only more is missing."""
         some_by = min(until, trio.current_time() + _PATIENCE_WITH_SOME)
-        while answers.pending and search.open():
-            reply = await answers.next(some_by if search.something_everywhere else until)
+        while answers.pending and search.unsettled:
+            reply = await answers.next(until if search.nowhere() else some_by)
             if reply is None:
                 return
             for digests, found in reply.answer or ():
@@ -191,15 +271,31 @@ class Finder:
 
     def _merge(self, search: _Search, found: Found, digests: Sequence[bytes]) -> None:
         now = self._wall_clock()
+        down = [self._contacts.is_down(known.peer) for known in found.peers]
+        read: dict[tuple[Holder, ...], _Testimony] = {}
         for digest, holders in zip(digests, found.holders, strict=True):
-            for holder in holders:
-                known = found.peers[holder.peer]
-                if known.peer == self._own:
-                    # What we hold ourselves we know better than anybody.
-                    continue
-                expires = now + min(holder.ttl, self._settings.record_ttl)
-                record = ChunkRecord(known.peer, holder.size, known.zone, expires)
-                search.add(digest, record, doubtful=self._contacts.is_down(known.peer))
+            testimony = read.get(holders)
+            if testimony is None:
+                testimony = read[holders] = self._read(found, holders, down, now)
+            records, live = testimony
+            search.add(digest, records)
+            search.testify(digest, live)
+
+    def _read(
+        self, found: Found, holders: Sequence[Holder], down: Sequence[bool], now: float
+    ) -> _Testimony:
+        records: dict[PeerId, ChunkRecord] = {}
+        live: set[PeerId] = set()
+        for index, size, ttl in holders:
+            known = found.peers[index]
+            if known.peer == self._own:
+                # What we hold ourselves we know better than anybody.
+                continue
+            expires = now + min(ttl, self._settings.record_ttl)
+            records[known.peer] = ChunkRecord(known.peer, size, known.zone, expires)
+            if not down[index]:
+                live.add(known.peer)
+        return records, frozenset(live)
 
     def _ordered(self, records: Iterable[ChunkRecord]) -> list[ChunkRecord]:
         """Peers believed alive first, then the longest-lived records."""

@@ -2,7 +2,8 @@
 
 Bounded per publisher and in all: see `eviction`. Our own chunks are kept apart, neither bounded nor
 evicted. There may be a million records, so they are numbers in plain dictionaries that share their
-keys: 250 bytes of memory for a chunk with one holder, 130 for each of three.
+keys: 160 bytes of memory for a chunk with one holder. They come by the thousand, so batches are
+taken by whole-column operations rather than record by record.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
+
+import trio
 
 from .backend import NEVER, Row, RowKind, RowWriter
 from .counters import Counters
@@ -20,6 +23,7 @@ from .records_wire import MAX_ZONE_CHARS, Verdict
 from .settings import DhtSettings
 
 _SIZE = Struct(">I")
+_SLICE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,34 +39,41 @@ class ChunkRecord:
     expires: float
 
 
+_Holders = tuple[bytes, PeerId, *tuple[PeerId, ...]]
+
+
 @dataclass(slots=True)
 class _Share:
     """What one publisher stored here: digest -> size and end, packed."""
 
     farthest: FarthestFirst
+    alone: _Holders
+    """What `ChunkRecords._holders` says of a chunk that only this publisher holds."""
     zone: str = ""
     chunks: dict[bytes, int] = field(default_factory=dict)
 
 
-def _packed(size: int, expires: float) -> int:
-    """Half the memory of a tuple; whole seconds are enough."""
+def packed(size: int, expires: float) -> int:
+    """Half the memory of a tuple; whole seconds are enough. See `size_of`, `expires_of`."""
     return max(0, int(expires)) << 32 | size
 
 
-def _size(packed: int) -> int:
-    return packed & 0xFFFFFFFF
+def size_of(number: int) -> int:
+    """In stored bytes; of a number of `ChunkRecords.kept_for`."""
+    return number & 0xFFFFFFFF
 
 
-def _expires(packed: int) -> int:
-    return packed >> 32
+def expires_of(number: int) -> int:
+    """As Unix time; of a number of `ChunkRecords.kept_for`."""
+    return number >> 32
 
 
 class ChunkRecords:
     """Chunk records by digest and by publisher; and the chunks we hold ourselves.
 
-    `_holders[digest]` is the digest itself, so that all shares can use this one copy of it as their
-    key, and then its holders. Invariant: `peer in _holders[digest][1:]` exactly when
-    `digest in _shares[peer].chunks`.
+    `_holders[digest]` are its holders, after the copy of the digest that all shares but the first
+    use as their key; empty while there is one holder. Invariant: `peer in _holders[digest][1:]`
+    exactly when `digest in _shares[peer].chunks`.
     """
 
     def __init__(
@@ -75,7 +86,7 @@ class ChunkRecords:
         self._counters = counters
         self._own: dict[bytes, int] = {}
         self._shares: dict[PeerId, _Share] = {}
-        self._holders: dict[bytes, tuple[bytes, *tuple[PeerId, ...]]] = {}
+        self._holders: dict[bytes, _Holders] = {}
         self._farthest = FarthestFirst(self._own_position, chunk_position)
         self._count = 0
 
@@ -98,6 +109,10 @@ class ChunkRecords:
     def own_sizes(self, digests: Iterable[bytes]) -> tuple[int | None, ...]:
         """The size of each chunk as we hold it, None where we do not."""
         return tuple(self._own.get(digest) for digest in digests)
+
+    def own_size(self, digest: bytes) -> int | None:
+        """The size of a chunk we hold ourselves."""
+        return self._own.get(digest)
 
     def knows(self, publisher: PeerId, digest: bytes) -> bool:
         """Whether a record of `publisher` about `digest` is kept here."""
@@ -126,16 +141,52 @@ class ChunkRecords:
 
         `zone` None: the standard wire does not tell, so what is known stays.
         """
+        return self.put_all(publisher, zone, (digest,), (size,), expires)[0]
+
+    def put_all(
+        self,
+        publisher: PeerId,
+        zone: str | None,
+        digests: Sequence[bytes],
+        sizes: Sequence[int],
+        expires: float,
+    ) -> tuple[Verdict, ...]:
+        """As `put`, for a batch; one verdict per digest."""
+        if not digests:
+            return ()
         share = self._share(publisher, zone)
-        if digest not in share.chunks:
-            verdict = self._room_for(share, digest)
-            if verdict is not Verdict.STORED:
+        fresh = [d for d in dict.fromkeys(digests) if d not in share.chunks]
+        settings = self._settings
+        room = min(
+            settings.records_per_peer - len(share.chunks), settings.max_records - self._count
+        )
+        if len(fresh) > room:
+            return self._put_what_fits(share, digests, sizes, expires)
+        self._insert(share, digests, sizes, expires, fresh)
+        self._save(share, digests, sizes, expires)
+        return (Verdict.STORED,) * len(digests)
+
+    def _put_what_fits(
+        self, share: _Share, digests: Sequence[bytes], sizes: Sequence[int], expires: float
+    ) -> tuple[Verdict, ...]:
+        verdicts: list[Verdict] = []
+        for digest, size in zip(digests, sizes, strict=True):
+            fresh = [] if digest in share.chunks else [digest]
+            verdict = self._room_for(share, digest) if fresh else Verdict.STORED
+            if verdict is Verdict.STORED:
+                self._insert(share, (digest,), (size,), expires, fresh)
+                self._save(share, (digest,), (size,), expires)
+            else:
                 self._counters.add("records_refused")
-                return verdict
-        value = _SIZE.pack(size) + share.zone.encode()
-        self._rows.save(RowKind.CHUNK, digest, publisher, value, expires)
-        self._insert(publisher, share, digest, size, expires)
-        return Verdict.STORED
+            verdicts.append(verdict)
+        return tuple(verdicts)
+
+    def _save(
+        self, share: _Share, digests: Sequence[bytes], sizes: Sequence[int], expires: float
+    ) -> None:
+        zone, publisher = share.zone.encode(), share.alone[1]
+        for digest, size in zip(digests, sizes, strict=True):
+            self._rows.save(RowKind.CHUNK, digest, publisher, _SIZE.pack(size) + zone, expires)
 
     def holders(self, digest: bytes, now: float) -> list[ChunkRecord]:
         """Everyone known to hold `digest`, longest-lived record first."""
@@ -147,10 +198,28 @@ class ChunkRecords:
             )
         for peer in self._peers(digest):
             share = self._shares[peer]
-            packed = share.chunks[digest]
-            if _expires(packed) > now:
-                out.append(ChunkRecord(peer, _size(packed), share.zone, _expires(packed)))
+            number = share.chunks[digest]
+            if expires_of(number) > now:
+                out.append(ChunkRecord(peer, size_of(number), share.zone, expires_of(number)))
         return sorted(out, key=lambda record: record.expires, reverse=True)
+
+    def kept_for(self, digest: bytes) -> Sequence[tuple[int, PeerId]]:
+        """Other holders of `digest` as numbers, in no order, the expired ones too.
+
+        For answering about thousands of digests: `expires_of` and `size_of` read the numbers, and
+        chunks that were announced together have the same one.
+        """
+        known = self._holders.get(digest)
+        if known is None:
+            return ()
+        if len(known) == 2:
+            peer = known[1]
+            return ((self._shares[peer].chunks[digest], peer),)
+        return [(self._shares[peer].chunks[digest], peer) for peer in known[1:]]
+
+    def zone_of(self, publisher: PeerId) -> str:
+        """Where a publisher whose records are kept says it is."""
+        return self._shares[publisher].zone
 
     def withdraw(self, publisher: PeerId, digests: Iterable[bytes]) -> int:
         """Forget `publisher`'s records of `digests`; returns how many there were."""
@@ -160,18 +229,26 @@ class ChunkRecords:
             self._remove(publisher, digest)
         return len(present)
 
-    def sweep(self, now: float) -> int:
-        """Forget what has expired; returns how many records that were."""
-        expired = [
-            (publisher, digest)
-            for publisher, share in self._shares.items()
-            for digest, packed in share.chunks.items()
-            if _expires(packed) <= now
-        ]
-        for publisher, digest in expired:
-            self._remove(publisher, digest)
-        self._shares = {peer: share for peer, share in self._shares.items() if share.chunks}
-        return len(expired)
+    async def sweep(self, now: float) -> int:
+        """Forget what has expired, some thousand records at a time, as there may be a million.
+
+        Returns how many records that were.
+        """
+        before, expired = packed(0, now + 1), 0
+        for publisher in list(self._shares):
+            digests = list(self._shares[publisher].chunks)
+            for start in range(0, len(digests), _SLICE):
+                chunks = self._shares[publisher].chunks
+                gone = [
+                    d for d in digests[start : start + _SLICE] if chunks.get(d, before) < before
+                ]
+                for digest in gone:
+                    self._remove(publisher, digest)
+                expired += len(gone)
+                await trio.lowlevel.checkpoint()
+            if not self._shares[publisher].chunks:
+                del self._shares[publisher]
+        return expired
 
     def restore(self, rows: Sequence[Row], now: float) -> None:
         """Take over rows of an earlier run; rows that make no sense or have expired are skipped."""
@@ -187,7 +264,8 @@ class ChunkRecords:
                 share = self._share(peer, zone)
                 # The bounds may be narrower than they were.
                 if digest in share.chunks or self._room_for(share, digest) is Verdict.STORED:
-                    self._insert(peer, share, digest, size, expires)
+                    fresh = [] if digest in share.chunks else [digest]
+                    self._insert(share, (digest,), (size,), expires, fresh)
                 else:
                     self._rows.delete(RowKind.CHUNK, digest, publisher)
             elif kind == RowKind.CHUNK:
@@ -196,7 +274,8 @@ class ChunkRecords:
     def _share(self, publisher: PeerId, zone: str | None) -> _Share:
         share = self._shares.get(publisher)
         if share is None:
-            share = _Share(FarthestFirst(self._own_position, chunk_position))
+            farthest = FarthestFirst(self._own_position, chunk_position)
+            share = _Share(farthest, (b"", publisher))
             self._shares[publisher] = share
         if zone is not None:
             share.zone = zone
@@ -208,8 +287,7 @@ class ChunkRecords:
             far = share.farthest.make_room(share.chunks, digest)
             if far is None:
                 return Verdict.PEER_FULL
-            publisher = next(p for p in self._peers(far) if self._shares[p] is share)
-            self._evict(publisher, far)
+            self._evict(share.alone[1], far)
         while self._count >= self._settings.max_records:
             far = self._farthest.make_room(self._holders, digest)
             if far is None:
@@ -219,19 +297,41 @@ class ChunkRecords:
         return Verdict.STORED
 
     def _insert(
-        self, publisher: PeerId, share: _Share, digest: bytes, size: int, expires: float
+        self,
+        share: _Share,
+        digests: Sequence[bytes],
+        sizes: Sequence[int],
+        expires: float,
+        fresh: Sequence[bytes],
     ) -> None:
-        if digest not in share.chunks:
-            known = self._holders.get(digest)
-            if known is None:
-                self._farthest.added(digest)
-                self._holders[digest] = (digest, publisher)
+        """Keep records for which there is room; `fresh`: those of `digests` that are new."""
+        keys = digests
+        if fresh:
+            if self._holders.keys().isdisjoint(fresh):
+                self._farthest.added_all(fresh)
+                self._holders.update(dict.fromkeys(fresh, share.alone))
             else:
-                digest = known[0]
-                self._holders[digest] = (*known, publisher)
-            share.farthest.added(digest)
-            self._count += 1
-        share.chunks[digest] = _packed(size, expires)
+                own_copy = {digest: self._joined(share, digest) for digest in fresh}
+                keys = [own_copy.get(digest, digest) for digest in digests]
+            share.farthest.added_all(fresh)
+            self._count += len(fresh)
+        end = packed(0, expires)
+        if sizes.count(sizes[0]) == len(sizes):
+            # One number for all: it takes memory once.
+            share.chunks.update(dict.fromkeys(keys, end | sizes[0]))
+        else:
+            share.chunks.update(zip(keys, map(end.__or__, sizes), strict=True))
+
+    def _joined(self, share: _Share, digest: bytes) -> bytes:
+        """Make a publisher one of the holders; returns the copy of `digest` to use as its key."""
+        known = self._holders.get(digest)
+        if known is None:
+            self._farthest.added(digest)
+            self._holders[digest] = share.alone
+            return digest
+        copy = known[0] or digest
+        self._holders[digest] = (copy, *known[1:], share.alone[1])
+        return copy
 
     def _peers(self, digest: bytes) -> tuple[PeerId, ...]:
         known = self._holders.get(digest)
@@ -243,11 +343,13 @@ class ChunkRecords:
 
     def _remove(self, publisher: PeerId, digest: bytes) -> None:
         del self._shares[publisher].chunks[digest]
-        own_copy = self._holders[digest][0]
-        left = tuple(peer for peer in self._peers(digest) if peer != publisher)
-        if left:
-            self._holders[own_copy] = (own_copy, *left)
-        else:
+        known = self._holders[digest]
+        left = tuple(peer for peer in known[1:] if peer != publisher)
+        if not left:
             del self._holders[digest]
+        elif len(left) == 1:
+            self._holders[digest] = self._shares[left[0]].alone
+        else:
+            self._holders[digest] = (known[0], left[0], *left[1:])
         self._count -= 1
         self._rows.delete(RowKind.CHUNK, digest, publisher)

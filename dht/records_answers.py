@@ -9,7 +9,7 @@ from .context import DhtContext
 from .kad_wire import PeerAddresses
 from .keyspace import PeerIndex, peer_position
 from .peer_id import PeerId
-from .records import ChunkRecords
+from .records import ChunkRecords, expires_of, packed, size_of
 from .records_wire import (
     BUSY,
     MAX_HOLDER_PEERS,
@@ -47,6 +47,7 @@ class RecordsAnswers:
         chunks: ChunkRecords,
         withdrawn: Callable[[PeerId, tuple[bytes, ...]], None],
     ) -> None:
+        self._context = context
         self._own = context.own
         self._contacts = context.contacts
         self._settings = context.settings
@@ -82,33 +83,17 @@ class RecordsAnswers:
         if sender == self._own:
             return Refused("a node does not announce to itself")
         expires = self._wall_clock() + min(request.ttl, self._settings.record_ttl)
-        chunks = zip(request.digests, request.sizes, strict=True)
-        zone = request.zone
-        put = self._chunks.put
-        verdicts = tuple(put(sender, zone, digest, size, expires) for digest, size in chunks)
+        verdicts = self._chunks.put_all(
+            sender, request.zone, request.digests, request.sizes, expires
+        )
         self._counters.add("records_received", len(verdicts))
         return Verdicts(verdicts)
 
     def _find(self, digests: tuple[bytes, ...], limit: int) -> Found:
-        now = self._wall_clock()
+        reader = _Holders(self._context, self._chunks)
         limit = min(limit, MAX_HOLDER_ROWS // max(1, len(digests)))
-        table: dict[PeerId, int] = {}
-        peers: list[HolderPeer] = []
-        rows: list[tuple[Holder, ...]] = []
-        for digest in digests:
-            row: list[Holder] = []
-            for record in self._chunks.holders(digest, now)[:limit]:
-                if record.peer not in table:
-                    if len(peers) == MAX_HOLDER_PEERS:
-                        continue
-                    table[record.peer] = len(peers)
-                    (known,) = self._contacts.describe([record.peer])
-                    addresses = known.addresses[:_ADDRESSES_PER_HOLDER]
-                    peers.append(HolderPeer(record.peer, record.zone, addresses))
-                index = table[record.peer]
-                row.append(Holder(index, record.size, max(1, int(record.expires - now))))
-            rows.append(tuple(row))
-        return Found(tuple(peers), tuple(rows))
+        rows = tuple(reader.of(digest, limit) for digest in digests)
+        return Found(tuple(reader.peers), rows)
 
     def _near(self, sender: PeerId, targets: tuple[int, ...]) -> Neighbours:
         own = self._own
@@ -125,3 +110,56 @@ class RecordsAnswers:
             wanted.update(dict.fromkeys(index.closest(target, min(room, self._settings.k))))
         wanted.pop(sender, None)
         return Neighbours(bits, self._contacts.describe(list(wanted)[:MAX_NEIGHBOURS]))
+
+
+class _Holders:
+    """Rows of one answer about many chunks. Those of the same holders are one and the same row."""
+
+    def __init__(self, context: DhtContext, chunks: ChunkRecords) -> None:
+        self.peers: list[HolderPeer] = []
+        self._context = context
+        self._chunks = chunks
+        self._now = context.wall_clock()
+        self._index_of: dict[PeerId, int | None] = {}
+        self._made: dict[tuple[int, PeerId], tuple[Holder, ...]] = {}
+
+    def of(self, digest: bytes, limit: int) -> tuple[Holder, ...]:
+        """At most `limit` holders, longest-lived first."""
+        kept = self._chunks.kept_for(digest)
+        own_size = self._chunks.own_size(digest)
+        if own_size is None and len(kept) == 1:
+            return self._row(kept[0])
+        settings = self._context.settings
+        if own_size is not None:
+            ends = int(self._now + settings.record_ttl)
+            kept = [*kept, (packed(own_size, ends), self._context.own)]
+        longest = sorted(kept, key=_expires, reverse=True)
+        return tuple(holder for record in longest for holder in self._row(record))[:limit]
+
+    def _row(self, record: tuple[int, PeerId]) -> tuple[Holder, ...]:
+        """One holder, or none: it has expired, or the table of peers is full."""
+        row = self._made.get(record)
+        if row is None:
+            number, peer = record
+            left = int(expires_of(number) - self._now)
+            index = self._index(peer) if expires_of(number) > self._now else None
+            row = () if index is None else (Holder(index, size_of(number), max(1, left)),)
+            self._made[record] = row
+        return row
+
+    def _index(self, peer: PeerId) -> int | None:
+        if peer in self._index_of:
+            return self._index_of[peer]
+        index = None
+        if len(self.peers) < MAX_HOLDER_PEERS:
+            index = len(self.peers)
+            (known,) = self._context.contacts.describe([peer])
+            own = peer == self._context.own
+            zone = self._context.settings.zone if own else self._chunks.zone_of(peer)
+            self.peers.append(HolderPeer(peer, zone, known.addresses[:_ADDRESSES_PER_HOLDER]))
+        self._index_of[peer] = index
+        return index
+
+
+def _expires(record: tuple[int, PeerId]) -> int:
+    return expires_of(record[0])

@@ -7,12 +7,13 @@ not thousands. The tables are in docs/dht.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import chain
 from math import ceil
 from struct import Struct
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgpack
 
@@ -50,6 +51,10 @@ class Verdict(IntEnum):
     INVALID = 3
     OUTDATED = 4
     """The node keeps a newer value."""
+
+
+_VERDICTS = bytes(Verdict)
+_VERDICT_OF = tuple(Verdict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +103,7 @@ class HolderPeer:
     addresses: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(NamedTuple):
     """`peer` indexes `Found.peers`; `ttl` is in seconds from now."""
 
     peer: int
@@ -114,7 +118,7 @@ class Verdicts:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Per asked digest, in the same order, its holders."""
+    """Per asked digest, in the same order, its holders. Digests may share a row."""
 
     peers: tuple[HolderPeer, ...]
     holders: tuple[tuple[Holder, ...], ...]
@@ -170,8 +174,9 @@ def encode_answer(answer: Answer) -> bytes:
             return _pack([_ANNOUNCE, bytes(verdicts)])
         case Found(peers, holders):
             table = [[bytes(p.peer), p.zone, list(p.addresses)] for p in peers]
-            counts = bytes(len(of_key) for of_key in holders)
-            rows = b"".join(_HOLDER.pack(h.peer, h.size, h.ttl) for row in holders for h in row)
+            counts = bytes(map(len, holders))
+            numbers = chain.from_iterable(chain.from_iterable(holders))
+            rows = Struct(">" + "HII" * sum(counts)).pack(*numbers)
             return _pack([_FIND, table, counts, rows])
         case Withdrawn(removed):
             return _pack([_WITHDRAW, removed])
@@ -249,10 +254,9 @@ def _decode_any_answer(message: object, keys: int) -> Answer:
         return refused
     match message:
         case [1, bytes(verdicts)] if len(verdicts) == keys:
-            try:
-                return Verdicts(tuple(map(Verdict, verdicts)))
-            except ValueError as error:
-                raise FormatError("An unknown verdict about an announced key.") from error
+            if verdicts.translate(None, _VERDICTS):
+                raise FormatError("An unknown verdict about an announced key.")
+            return Verdicts(tuple(map(_VERDICT_OF.__getitem__, verdicts)))
         case [2, list(table), bytes(counts), bytes(rows)] if len(counts) == keys:
             return _found(table, counts, rows)
         case [3, int(removed)] if 0 <= removed <= keys:
@@ -297,17 +301,25 @@ def _found(table: Sequence[object], counts: bytes, rows: bytes) -> Found:
     if len(rows) != _HOLDER.size * sum(counts):
         raise FormatError("A list of holders whose columns do not fit each other.")
     peers = tuple(_holder_peer(entry) for entry in table)
-    decoded = (Holder(*fields) for fields in _HOLDER.iter_unpack(rows))
-    holders = tuple(tuple(_take(decoded, count, len(peers))) for count in counts)
-    return Found(peers, holders)
+    # Chunks of one announcement have the same holders: each row of bytes is decoded once.
+    of_bytes: dict[bytes, tuple[Holder, ...]] = {b"": ()}
+    holders: list[tuple[Holder, ...]] = []
+    start = 0
+    for count in counts:
+        row = rows[start : start + _HOLDER.size * count]
+        start += len(row)
+        decoded = of_bytes.get(row)
+        if decoded is None:
+            decoded = of_bytes[row] = _row(row, len(peers))
+        holders.append(decoded)
+    return Found(peers, tuple(holders))
 
 
-def _take(holders: Iterator[Holder], count: int, peers: int) -> Iterator[Holder]:
-    for _ in range(count):
-        holder = next(holders)
-        if holder.peer >= peers:
-            raise FormatError("A holder that is not in the table of peers.")
-        yield holder
+def _row(row: bytes, peers: int) -> tuple[Holder, ...]:
+    decoded = tuple(map(Holder._make, _HOLDER.iter_unpack(row)))
+    if any(holder.peer >= peers for holder in decoded):
+        raise FormatError("A holder that is not in the table of peers.")
+    return decoded
 
 
 def _holder_peer(entry: object) -> HolderPeer:

@@ -49,7 +49,7 @@ class Upkeep:
         publisher: Publisher,
         repeater: Repeater,
         handover: Handover,
-        sweep: Sequence[Callable[[float], int]],
+        sweep: Callable[[float], Awaitable[int]],
     ) -> None:
         self._host = context.host
         self._nursery = context.nursery
@@ -60,7 +60,7 @@ class Upkeep:
         self._publisher = publisher
         self._repeater = repeater
         self._handover = handover
-        self._sweepers = sweep
+        self._sweep_all = sweep
         self._rows = context.rows
         self._settings = context.settings
         self._counters = context.counters
@@ -242,9 +242,7 @@ class Upkeep:
         await trio.lowlevel.checkpoint()
 
     async def _sweep(self) -> None:
-        now = self._wall_clock()
-        self._counters.add("records_expired", sum(sweep(now) for sweep in self._sweepers))
-        await trio.lowlevel.checkpoint()
+        self._counters.add("records_expired", await self._sweep_all(self._wall_clock()))
 
     async def _repeat(self) -> None:
         """Announce again the stretches of the keyspace that are due.

@@ -82,13 +82,13 @@ def test_no_publisher_takes_more_than_a_quarter_whatever_its_own_bound() -> None
     assert len(again) == 5, "what an earlier run with wider bounds saved is cut too"
 
 
-def test_refreshing_costs_no_room_and_prolongs() -> None:
+async def test_refreshing_costs_no_room_and_prolongs() -> None:
     records, _, _, _ = chunk_records(max_records_per_peer=2)
     keep(records, A, *DIGESTS[:2])
     keep(records, A, DIGESTS[1], expires=NOW + 500)
     assert records.holders(DIGESTS[1], NOW + 100)[0].expires == NOW + 500
     assert records.holders(DIGESTS[0], NOW + 100) == []
-    assert records.sweep(NOW + 100) == 1
+    assert await records.sweep(NOW + 100) == 1
     assert len(records) == 1
 
 

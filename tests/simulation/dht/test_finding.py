@@ -1,0 +1,116 @@
+"""Whom a search for chunk records asks: few peers when they agree, all when they do not."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import trio
+from meshnode.dht import DhtSettings
+from meshnode.dht.keyspace import chunk_position
+from meshnode.dht.peer_id import PeerId
+from trio.testing import MockClock
+
+MeshOpener = Callable[..., AbstractAsyncContextManager[Any]]
+
+SETTINGS = DhtSettings(k=8)
+
+
+def digests(count: int, seed: int = 5) -> list[bytes]:
+    rng = random.Random(seed)
+    return [rng.randbytes(32) for _ in range(count)]
+
+
+async def announced(node: Any, wanted: Sequence[bytes]) -> None:
+    await node.dht.announce([(digest, 7) for digest in wanted])
+
+
+def forget(node: Any, wanted: Sequence[bytes], *, of: Any) -> None:
+    node.dht._chunks.withdraw(of.peer, wanted)
+
+
+async def asked_by(reader: Any, wanted: Sequence[bytes]) -> tuple[dict[bytes, set[PeerId]], int]:
+    """Holders found, and how many requests that took."""
+    answer = await reader.dht.search_chunks(wanted)
+    holders = {digest: {r.peer for r in found} for digest, found in answer.holders.items()}
+    return holders, answer.query.asked
+
+
+async def test_two_peers_that_know_the_same_holder_are_enough(
+    mesh_of: MeshOpener, autojump_clock: MockClock
+) -> None:
+    async with mesh_of(8, settings=SETTINGS) as mesh:
+        writer, reader, wanted = mesh.nodes[1], mesh.nodes[2], digests(50)
+        await announced(writer, wanted)
+        holders, asked = await asked_by(reader, wanted)
+        assert set(map(frozenset, holders.values())) == {frozenset([writer.peer])}
+        assert asked == 3
+        forget(reader, wanted, of=writer)
+        holders, asked = await asked_by(reader, wanted)
+        assert set(map(frozenset, holders.values())) == {frozenset([writer.peer])}
+        assert asked == 3
+
+
+async def test_peers_that_differ_make_all_others_be_asked(
+    mesh_of: MeshOpener, autojump_clock: MockClock
+) -> None:
+    async with mesh_of(8, settings=SETTINGS) as mesh:
+        first, second, reader, wanted = *mesh.nodes[1:3], mesh.nodes[3], digests(40)
+        await announced(first, wanted)
+        await announced(second, wanted)
+        forget(reader, wanted, of=first)
+        forget(reader, wanted, of=second)
+        others = [node for node in mesh.nodes if node not in (first, second, reader)]
+        # Any two of them know different holders of the first twenty.
+        for node, of in zip(others, [first, second] * 3, strict=False):
+            forget(node, wanted[:20], of=of)
+        holders, asked = await asked_by(reader, wanted)
+        assert asked > 3
+        assert set(map(frozenset, holders.values())) == {frozenset([first.peer, second.peer])}
+
+
+async def test_what_nobody_of_the_first_asked_knows_is_asked_of_all(
+    mesh_of: MeshOpener, autojump_clock: MockClock
+) -> None:
+    async with mesh_of(8, settings=SETTINGS) as mesh:
+        writer, reader, wanted = mesh.nodes[1], mesh.nodes[2], digests(10)
+        await announced(writer, wanted)
+        for node in mesh.nodes[2:]:
+            forget(node, wanted, of=writer)
+        holders, asked = await asked_by(reader, wanted)
+        assert asked == 7
+        assert all(found == {writer.peer} for found in holders.values())
+
+
+async def test_what_we_hold_alone_costs_no_more_questions(
+    mesh_of: MeshOpener, autojump_clock: MockClock
+) -> None:
+    async with mesh_of(8, settings=SETTINGS) as mesh:
+        writer, wanted = mesh.nodes[1], digests(10)
+        await announced(writer, wanted)
+        holders, asked = await asked_by(writer, wanted)
+        assert asked == 3
+        assert all(found == {writer.peer} for found in holders.values())
+
+
+async def test_when_all_who_keep_a_record_freeze_its_holder_itself_is_found(
+    mesh_of: MeshOpener, autojump_clock: MockClock
+) -> None:
+    settings = DhtSettings(k=4, map_members=40)
+    async with mesh_of(12, settings=settings, full_map=True) as mesh:
+        await trio.sleep(120)
+        digest = digests(1)[0]
+        at = chunk_position(digest)
+        (keepers,) = mesh.nodes[0].dht._locator.known([at]).values()
+        writer, reader = [node for node in mesh.nodes if node.peer not in keepers][:2]
+        await announced(writer, [digest])
+        for node in mesh.nodes:
+            if node.peer in keepers:
+                mesh.network.freeze(node.peer)
+        began = trio.current_time()
+        holders, _ = await asked_by(reader, [digest])
+        assert holders == {digest: {writer.peer}}
+        assert reader.dht.stats()["keys_sought_beyond"] == 1
+        assert trio.current_time() - began < 4
