@@ -14,7 +14,7 @@ from .messages import Answer, Proceed, Refused
 from .metered import MeteredStream
 from .service import Refusal
 from .serving import ServerCounts, Serving
-from .settings import ServerLimits
+from .settings import PIECE_BYTES, ServerLimits
 from .traffic import Pipe
 from .wire import encode
 
@@ -87,19 +87,28 @@ class AnswerWriter:
             self._up.moved(len(body))
             await self._stream.write(header + bytes(body))
         else:
-            await self._stream.write(header)
             with self._up.body(lane):
-                await self._write_slices(body, lane, slow)
+                await self._write_slices(header, body, lane, slow)
         self._counts.bytes_sent += len(header) + len(body)
 
-    async def _write_slices(self, body: memoryview, lane: Lane, slow: trio.CancelScope) -> None:
+    async def _write_slices(
+        self, header: bytes, body: memoryview, lane: Lane, slow: trio.CancelScope
+    ) -> None:
         peer, done = self._stream.peer, 0
         while done < len(body):
-            size = self._up.take_now(lane, len(body) - done)
+            # With the header, the first piece is as long as the others.
+            size = self._up.take_now(lane, min(len(body) - done, PIECE_BYTES - len(header)))
             if not size:
+                if header:  # the peer shall not take our own limits for its silence
+                    await self._stream.write(header)
+                    header = b""
                 began = trio.current_time()
                 size = await self._up.take(peer, lane, len(body) - done)
                 slow.deadline += trio.current_time() - began  # not the peer's slowness
-            await self._stream.write(body[done : done + size])
+            piece: Buffer = body[done : done + size]
+            if header:
+                # A copy of one slice costs less than a frame and a packet for the header.
+                piece, header = header + bytes(piece), b""
+            await self._stream.write(piece)
             self._up.moved(size)
             done += size

@@ -133,7 +133,8 @@ class ServedStream:
         try:
             try:
                 with serving.scope:
-                    await trio.sleep_until(serving.not_before)
+                    if serving.not_before > trio.current_time():
+                        await trio.sleep_until(serving.not_before)
                     await self._account.take_turn(serving)
                     await self._answer(serving)
                 if serving.scope.cancelled_caught:
@@ -171,6 +172,8 @@ class ServedStream:
                 raise Refusal(Reason.UNSUPPORTED, "")
 
     async def _answer_get(self, serving: Serving, get: Get) -> None:
+        if await self._answer_whole(serving, get):
+            return
         size = await self._service.size_for(get)
         if (wait := self._traffic.up.backlog(serving.lane)) > self._limits.request_wait_secs:
             # It would wait for its first byte for so long that the peer took us for dead.
@@ -178,6 +181,22 @@ class ServedStream:
         async with self._memory(serving, size):
             data = await self._service.read(get, size)
             await self._writer.send(serving, Data(get.id, size, len(data)), data)
+
+    async def _answer_whole(self, serving: Serving, get: Get) -> bool:
+        """The usual case in one visit to the store: the peer knows how long the chunk is, and
+        nothing has to be waited for. False: it is not that."""
+        size, accounts, account = get.length, self._accounts, self._account
+        if get.offset or size is None or self._traffic.up.backlog(serving.lane):
+            return False
+        if not accounts.try_reserve(account, size, serving.lane):
+            return False
+        try:
+            data = await self._service.read_whole(get, size)
+            if data is not None:
+                await self._writer.send(serving, Data(get.id, size, size), data)
+        finally:
+            accounts.release(account, size, serving.lane)
+        return data is not None
 
     async def _answer_put(self, serving: Serving, put: Put) -> None:
         owner = self._stream.peer

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ...dht.host import Buffer
@@ -66,6 +67,17 @@ def _cut(text: str, most: int) -> str:
     return text.encode("utf-8", "replace")[:most].decode("utf-8", "ignore")
 
 
+@contextmanager
+def _reading() -> Iterator[None]:
+    """What the store says instead of a chunk, as the answer to a peer."""
+    try:
+        yield
+    except NotFoundError:
+        raise Refusal(Reason.NOT_FOUND, "") from None
+    except IntegrityError:
+        raise Refusal(Reason.CORRUPT, "quarantined just now") from None
+
+
 async def _nothing(_: Kept) -> None:
     pass
 
@@ -126,17 +138,18 @@ class ChunkService:
             raise Refusal(Reason.BAD_RANGE, f"the chunk has {size} bytes")
         return size
 
+    async def read_whole(self, request: Get, size: int) -> bytes | None:
+        """The chunk asked for, in one visit to the store; None when it has not `size` bytes."""
+        with _reading():
+            return await self._store.get_sized(request.digest, size)
+
     async def read(self, request: Get, size: int) -> bytes:
         """The bytes asked for, of a chunk that the store verified as a whole."""
         length = size - request.offset if request.length is None else request.length
-        try:
+        with _reading():
             if length == size:
                 return await self._store.get(request.digest)
             return await self._store.get_range(request.digest, request.offset, length)
-        except NotFoundError:
-            raise Refusal(Reason.NOT_FOUND, "") from None
-        except IntegrityError:
-            raise Refusal(Reason.CORRUPT, "quarantined just now") from None
 
     async def consider(self, request: Put, owner: PeerId) -> Stored | None:
         """Before the body is taken: a receipt at once when the chunk is held; None = send it."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from ..store.protocol import MAX_CHUNK_BYTES
 
 MIB = 1024 * 1024
-PIECE_BYTES = 128 * 1024
-"""Bodies are written in pieces of this size: the streams of a connection share it, and every piece
-is a sign of progress."""
+PIECE_BYTES = 4 * 65_519
+"""Bodies are written in pieces of this size, four full frames of the transport: the streams of a
+connection share it, and every piece is a sign of progress."""
 DEFAULT_LEASE_SECS = 30 * 86_400
 
 

@@ -78,6 +78,10 @@ class MemoryStore:
             )
         return data
 
+    async def get_sized(self, digest: Digest, size: int) -> bytes | None:
+        data = await self.get(digest)
+        return data if len(data) == size else None
+
     async def get_range(self, digest: Digest, offset: int, length: int) -> bytes:
         data = await self.get(digest)
         check_range(digest, len(data), offset, length)

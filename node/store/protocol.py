@@ -64,6 +64,15 @@ class ChunkStore(Protocol):
         """
         ...
 
+    async def get_sized(self, digest: Digest, size: int) -> bytes | None:
+        """As `get`, for callers that have made room for `size` bytes: None, and nothing is read,
+        when the chunk has another size.
+
+        Raises:
+            NotFoundError, IntegrityError: as for `get`.
+        """
+        ...
+
     async def get_range(self, digest: Digest, offset: int, length: int) -> bytes:
         """`length` bytes from `offset` of a chunk verified as a whole.
 

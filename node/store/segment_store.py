@@ -135,9 +135,19 @@ class SegmentStore:
     # --- reading --------------------------------------------------------------------------
 
     async def get(self, digest: Digest) -> bytes:
+        data = await self._get(digest, None)
+        assert data is not None
+        return data
+
+    async def get_sized(self, digest: Digest, size: int) -> bytes | None:
+        return await self._get(digest, size)
+
+    async def _get(self, digest: Digest, size: int | None) -> bytes | None:
         check_digests([digest])
         with self._gate.enter():
-            outcome = await trio.to_thread.run_sync(self._read, digest, limiter=self._threads.reads)
+            outcome = await trio.to_thread.run_sync(
+                self._read, digest, size, limiter=self._threads.reads
+            )
             if isinstance(outcome, _Rotten):
                 raise await self._quarantine(digest, outcome)
             return outcome
@@ -147,10 +157,12 @@ class SegmentStore:
         check_range(digest, len(data), offset, length)
         return data[offset : offset + length]
 
-    def _read(self, digest: Digest) -> bytes | _Rotten:
-        """Look up, read and verify, in one visit to a thread."""
+    def _read(self, digest: Digest, size: int | None) -> bytes | _Rotten | None:
+        """Look up, read and verify, in one visit to a thread; None when it has not `size` bytes."""
         where = self._index.locate(digest)
         while where is not None:
+            if size is not None and where.length != size:
+                return None
             try:
                 data = self._segment_files.read(where.segment, where.payload, where.length)
             except OSError as error:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+from typing import Final
 
 import trio
 
 from ...dht.host import Buffer
 from ...errors import PeerError
+
+_UNSENT: Final = 256 * 1024
+"""What the kernel takes ahead of what it can send: a whole batch of the connection. trio allows
+16 KiB, for which every batch was cut short and its rest cost another wake-up and system call."""
 
 
 class NativeSocket:
@@ -23,6 +29,8 @@ class NativeSocket:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._socket = socket.socket(fileno=stream.socket.detach())
         self._socket.setblocking(False)
+        with contextlib.suppress(AttributeError, OSError):  # not everywhere, and of TCP alone
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
         self.last_received = trio.current_time()
         """When the peer was last heard of, on trio's clock."""
 

@@ -46,6 +46,7 @@ class GatedStore(MemoryStore):
         self.gates: dict[Digest, trio.Event] = {}
         self.reading = 0
         self.most_reading = 0
+        self.visits = 0
         self.broken = False
 
     @property
@@ -72,12 +73,17 @@ class GatedStore(MemoryStore):
         finally:
             self.reading -= 1
 
+    async def sizes(self, digests: Sequence[Digest]) -> list[int | None]:
+        self.visits += 1
+        return await super().sizes(digests)
+
     async def put(self, chunks: Sequence[tuple[Digest, Buffer]], *, verify: bool = True) -> None:
         for digest, _ in chunks:
             await self._pass(digest)
         await super().put(chunks, verify=verify)
 
     async def get(self, digest: Digest) -> bytes:
+        self.visits += 1
         await self._pass(digest)
         return await super().get(digest)
 

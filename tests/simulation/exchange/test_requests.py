@@ -39,6 +39,23 @@ async def test_ranges_are_those_of_the_chunk(autojump_clock, open_pair, chunk_of
         assert await pair.exchange.get_unverified(pair.peer, digest, 100_000) == b""
 
 
+async def test_a_whole_chunk_of_known_length_costs_one_visit_to_the_store(
+    autojump_clock, open_pair, chunk_of
+):
+    async with open_pair() as pair:
+        data = chunk_of(400_000)
+        digest = pair.store.add(data)
+        assert await pair.exchange.get_unverified(pair.peer, digest, 0, len(data)) == data
+        assert pair.store.visits == 1
+        # What is not known costs a look at it, before there is room for it.
+        assert await pair.exchange.get_unverified(pair.peer, digest) == data
+        assert await pair.exchange.get_unverified(pair.peer, digest, 0, 100) == data[:100]
+        assert pair.store.visits > 4
+        with pytest.raises(PeerRefusedError) as caught:
+            await pair.exchange.get_unverified(pair.peer, digest, 0, len(data) + 1)
+        assert caught.value.reason == Reason.BAD_RANGE
+
+
 async def test_an_empty_chunk_is_a_chunk(autojump_clock, open_pair):
     async with open_pair() as pair:
         digest = blake3(b"").digest()

@@ -95,6 +95,19 @@ async def test_a_range_is_cut_from_the_verified_chunk(open_harness):
                 await harness.store.get_range(ONE[0], offset, length)
 
 
+async def test_a_chunk_is_read_only_if_it_has_the_size_there_is_room_for(open_harness):
+    async with open_harness() as harness:
+        await harness.store.put([ONE])
+        assert await harness.store.get_sized(ONE[0], len(ONE[1])) == ONE[1]
+        assert await harness.store.get_sized(ONE[0], len(ONE[1]) + 1) is None
+        assert await harness.store.get_sized(ONE[0], len(ONE[1]) - 1) is None
+        with pytest.raises(NotFoundError, match=ABSENT.hex()):
+            await harness.store.get_sized(ABSENT, 1)
+        harness.rot(ONE[0])
+        with pytest.raises(IntegrityError, match=ONE[0].hex()):
+            await harness.store.get_sized(ONE[0], len(ONE[1]))
+
+
 async def test_one_wrong_chunk_keeps_the_whole_call_out(open_harness):
     async with open_harness() as harness:
         with pytest.raises(IntegrityError, match=TWO[0].hex()):
