@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
+import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from meshnode.dht import values
 from meshnode.dht.backend import MemoryBackend, RowKind, RowWriter
 from meshnode.dht.counters import Counters
 from meshnode.dht.names import NAME_NAMESPACE, NameRecord, sign_name
 from meshnode.dht.peer_id import PeerId
 from meshnode.dht.records_wire import Verdict
 from meshnode.dht.settings import DhtSettings
-from meshnode.dht.validators import check_value
+from meshnode.dht.validators import Checked, check_value
 from meshnode.dht.values import ValueStore
 
 OWN, CARRIER, OTHER = (PeerId.from_ed25519(bytes([i]) * 32) for i in (7, 8, 9))
@@ -124,3 +127,79 @@ async def test_names_survive_a_restart_and_expired_or_forged_rows_do_not() -> No
     late, _, _ = store()
     late.restore(await backend.load(), NOW + 501)
     assert (len(late), late.own_keys()) == (0, [])
+
+
+async def kept_on_disk(count: int, size: int = 9) -> MemoryBackend:
+    kept, rows, backend = store()
+    for number in range(count):
+        put(kept, CARRIER, name(1, text=f"{number}", size=size))
+    await rows.flush()
+    return backend
+
+
+async def test_restoring_many_names_checks_none_of_them_before_it_is_asked_or_has_time(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    backend = await kept_on_disk(100)
+    checked: list[bytes] = []
+
+    def check(key: bytes, value: bytes, now: float) -> Checked:
+        checked.append(key)
+        return check_value(key, value, now)
+
+    monkeypatch.setattr(values, "check_value", check)
+    again, _, _ = store()
+    again.restore(await backend.load(), NOW + 1)
+    assert checked == []
+    asked = name(1, text="57")
+    found = again.get(asked.key, NOW + 2)
+    assert found is not None
+    assert found[0] == asked.encoded
+    assert checked == [asked.key]
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while len(again) < 100:
+            turns += 1
+            await trio.sleep(0.001)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        await again.check_saved()
+    assert turns > 3  # others had theirs meanwhile
+    assert len(again) == again.kept_of(NAME_NAMESPACE) == 100
+    assert len(checked) == 100  # and none twice
+
+
+async def test_what_came_since_the_start_is_not_undone_by_what_was_saved(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    backend = await kept_on_disk(1)
+    again, _, _ = store()
+    again.restore(await backend.load(), NOW + 1)
+    newer, older = name(2, text="0"), name(0, text="0")
+    assert put(again, OTHER, older) is Verdict.OUTDATED
+    assert put(again, OTHER, newer) is Verdict.STORED
+    await again.check_saved()
+    found = again.get(newer.key, NOW + 2)
+    assert found is not None
+    assert found[0] == newer.encoded
+    assert len(again) == 1
+
+
+async def test_saved_values_that_rotted_or_have_no_room_any_more_leave_the_disk(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    backend = await kept_on_disk(4, size=500)
+    ids = list(backend.rows)
+    kind, key, publisher, value, expires = backend.rows[ids[0]]
+    backend.rows[ids[0]] = (kind, key, publisher, value[:-1] + b"\0", expires)
+    counters = Counters()
+    rows = RowWriter(backend, counters)
+    again = ValueStore(OWN, DhtSettings(max_value_bytes=1500), rows, counters)
+    again.restore(await backend.load(), NOW + 1)
+    await again.check_saved()
+    await rows.flush()
+    assert len(again) == len(backend.rows) == 2
+    assert ids[0] not in backend.rows
