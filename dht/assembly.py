@@ -136,6 +136,7 @@ class DhtParts:
             GossipServer(self.context, self.gossip).install()
             self.gossip.start()
         self.context.nursery.start_soon(self.confirmations.run)
+        self.context.nursery.start_soon(self.values.check_saved)
 
     async def close(self) -> None:
         """Save everything, and let go of the streams. Takes 2 seconds for each at most.
