@@ -76,7 +76,7 @@ class PeerId(bytes):
     @property
     def kad_id(self) -> bytes:
         """Position in the keyspace: SHA-256 of the id (libp2p kad-dht specification)."""
-        return _sha256(bytes(self))
+        return _sha256(self)
 
 
 @lru_cache(maxsize=16384)

@@ -57,14 +57,15 @@ def test_a_fifth_of_all_nodes_colluding_near_a_key_cannot_hide_it() -> None:
     seed = 7
 
     async def main() -> Eclipse:
-        async with open_lab(seed, DhtSettings(map_members=0)) as lab:
+        # Few keepers per record: every node knows a small part of the mesh, as in large ones.
+        async with open_lab(seed, DhtSettings(map_members=0, k=8)) as lab:
             return await measure_eclipse(lab, honest=80, colluders=20, tries=100)
 
     eclipse = run_simulation(seed, main)
-    assert eclipse.surrounded >= 0.3, f"seed {seed}: {eclipse}"
-    assert eclipse.honest_storers >= 3, f"seed {seed}: {eclipse}"
-    assert eclipse.victim_found >= 0.75, f"seed {seed}: {eclipse}"
-    assert eclipse.others_found >= 0.9, f"seed {seed}: {eclipse}"
+    assert eclipse.surrounded >= 0.5, f"seed {seed}: {eclipse}"
+    assert eclipse.honest_storers >= 2, f"seed {seed}: {eclipse}"
+    assert eclipse.victim_found >= 0.9, f"seed {seed}: {eclipse}"
+    assert eclipse.others_found >= 0.99, f"seed {seed}: {eclipse}"
 
 
 def test_records_survive_a_day_in_which_members_come_and_go_every_hour() -> None:
