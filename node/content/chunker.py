@@ -1,8 +1,8 @@
 """Where to cut a file: content-defined (FastCDC), fixed, or at line ends.
 
 A cut depends on nothing but the profile and the bytes from the chunk's start to its maximum size
-(or the file's end). That is why a cut is only believed when the window holds all of those, and
-why any windowing of a file gives the same chunks.
+(or the file's end); one that was found, on nothing but the bytes before it. That is why a cut at
+the end of a window is not believed, and why any windowing of a file gives the same chunks.
 
 FastCDC: Xia et al., "FastCDC: a Fast and Efficient Content-Defined Chunking Approach for Data
 Deduplication" (USENIX ATC 2016), in the compiled form of the `fastcdc` package.
@@ -111,10 +111,11 @@ class ChunkerProfile:
 def cut(profile: ChunkerProfile, window: Buffer, final: bool) -> list[int]:
     """End offsets of the chunks that begin at the window's start and are certain.
 
-    A chunk is certain when the window holds `profile.max_size` bytes from its start, or when the
-    window ends with the file (`final`): then the last offset is the window's end. Call again with
-    a window that begins at the last offset. A window shorter than `max_size` that is not final
-    gives no cut; one several times as long gives few wasted bytes.
+    A chunk is certain when it ends before the window does, when the window holds
+    `profile.max_size` bytes from its start, or when the window ends with the file (`final`): then
+    the last offset is the window's end. Call again with a window that begins at the last offset.
+    What no cut was found in is searched again then: a window several times as long as
+    `max_size` wastes little.
 
     No copy is made. FastCDC runs at about 1.3 GB/s and keeps the GIL while it seeks one cut
     (at most `max_size` bytes: some milliseconds).
@@ -123,12 +124,13 @@ def cut(profile: ChunkerProfile, window: Buffer, final: bool) -> list[int]:
     if view.ndim != 1 or view.itemsize != 1:
         view = view.cast("B")
     size = len(view)
-    cutter = _CUTTERS[profile.kind](profile, view)
     ends: list[int] = []
     start = 0
-    while size - start >= profile.max_size or (final and start < size):
-        start = next(cutter)
-        ends.append(start)
+    for end in _CUTTERS[profile.kind](profile, view):
+        if end == size and not final and size - start < profile.max_size:
+            break
+        ends.append(end)
+        start = end
     return ends
 
 

@@ -52,15 +52,15 @@ class Packer:
         self._slots: dict[Digest, PackSlot] = {}
         self._sealed: list[SealedChunk] = []
 
-    def add(self, data: Buffer) -> PackSlot:
-        """Place one whole file of 1 to `MAX_TARGET` bytes.
+    def add(self, data: Buffer, digest: Digest | None = None) -> PackSlot:
+        """Place one whole file of 1 to `MAX_TARGET` bytes; `digest` is its BLAKE3-256, if known.
 
         Seals the pack before it when the file does not fit any more: CPU work for a worker thread.
         """
         size = memoryview(data).nbytes
         if not 0 < size <= MAX_TARGET:
             raise ValueError(f"a packed file has 1 to {MAX_TARGET} bytes, not {size}")
-        digest = blake3(data).digest()
+        digest = digest or blake3(data).digest()
         slot = self._slots.get(digest)
         if slot is not None:
             return slot
@@ -84,7 +84,7 @@ class Packer:
         return self.take()
 
     def _seal(self) -> None:
-        chunk = self._sealer.seal(self._pending)
+        chunk = self._sealer.seal_own(memoryview(self._pending))
         for slot in self._open:
             slot._ref = chunk.ref
         self._sealed.append(chunk)

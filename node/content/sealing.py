@@ -11,7 +11,7 @@ is not authenticated as associated data: the same bytes under two codecs would g
 key, which reveals the authentication key; the codec stands in the manifest, which is sealed itself.
 The digest is taken after compression, so other settings give other keys. And the bytes that are
 hashed are the bytes that are encrypted even when the caller's buffer changes in between (a file
-mapped into memory): see `_frozen`.
+mapped into memory): see `_frozen`, and `Sealer.seal_own` for memory that cannot.
 
 Members of a mesh share the convergence secret, so equal chunks dedupe between them; outsiders
 cannot test whether a chunk they know is stored.
@@ -55,7 +55,7 @@ class SealedChunk:
     """A chunk ready to be stored: `data` is `ref.size` bytes named by `ref.digest`."""
 
     ref: ChunkRef
-    data: bytes = field(repr=False)
+    data: Buffer = field(repr=False)
 
 
 class Sealer:
@@ -103,20 +103,40 @@ class Sealer:
         size = memoryview(plain).nbytes
         _check_plain_size(size)
         codec, payload = self.compressor.compress(plain)
-        return self._seal(codec, payload, size)
+        return self._seal(codec, _frozen(payload), size)
+
+    def seal_own(self, plain: memoryview, out: memoryview | None = None) -> SealedChunk:
+        """As `seal`, for memory that nobody else can change before this returns: no copy is made.
+
+        Args:
+            plain: 1 to `MAX_PLAIN_BYTES` contiguous bytes.
+            out: where to put the stored bytes, with room for `plain` and the overhead; the chunk's
+                `data` is the part of it that was filled. None: they get memory of their own.
+        """
+        _check_plain_size(plain.nbytes)
+        codec, payload = self.compressor.compress(plain)
+        return self._seal(codec, payload, plain.nbytes, out)
 
     def seal_as_is(self, plain: Buffer) -> SealedChunk:
         """Seal without compressing: for bytes that say themselves how they are compressed."""
         size = memoryview(plain).nbytes
         _check_plain_size(size)
-        return self._seal(Codec.RAW, plain, size)
+        return self._seal(Codec.RAW, _frozen(plain), size)
 
-    def _seal(self, codec: Codec, payload: Buffer, plain_size: int) -> SealedChunk:
-        message = _frozen(payload)
-        if self._secret is None:
-            key, data = None, bytes(message)
+    def _seal(
+        self, codec: Codec, message: Buffer, plain_size: int, out: memoryview | None = None
+    ) -> SealedChunk:
+        key = None if self._secret is None else derive_key(self._secret, message)
+        data: Buffer
+        if out is not None:
+            data = out[: len(message) + self.overhead]
+            if key is None:
+                data[:] = message
+            else:
+                AESGCM(key).encrypt_into(_ZERO_NONCE, message, None, data)
+        elif key is None:
+            data = bytes(message)
         else:
-            key = derive_key(self._secret, message)
             data = AESGCM(key).encrypt(_ZERO_NONCE, message, None)
         digest = blake3(data).digest()
         return SealedChunk(ChunkRef(digest, key, codec, len(data), plain_size), data)

@@ -23,7 +23,7 @@ from .announce import Announcer
 from .context import TransferContext
 from .events import FileDone, ProgressMeter
 from .failures import task_group
-from .reading import Draft, FileCut, FilesReader, Window, seal_window
+from .reading import Draft, FileCut, FilesReader, SealedMemory, Window, seal_window
 from .source import Failure
 from .tracing import Tracer
 from .upload import Uploader
@@ -166,11 +166,15 @@ class Pipeline:
         return result
 
     async def _seal(self, windows: trio.MemoryReceiveChannel[Window], result: Ingested) -> None:
+        # Chunks that are sent away are kept until they have arrived; others are done with when
+        # they are stored.
+        memory = None if self.uploader.wanted else SealedMemory()
         async with windows:
             async for window in windows:
+                seal = partial(seal_window, window, self.sealer, memory)
                 try:
                     with self.tracer.phase("sealing"):
-                        chunks = await self._in_thread(partial(seal_window, window, self.sealer))
+                        chunks = await self._in_thread(seal)
                 finally:
                     self.buffers.give_back(window.buffer)
                 new = await self.store(chunks)

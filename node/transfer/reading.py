@@ -22,11 +22,12 @@ _READ_BYTES = 1 << 20
 _LEAST_ROOM = 256 << 10
 _MAX_FILES_PER_WINDOW = 1024
 _WINDOW_BYTES = 8 << 20
+_SPARE_BYTES = 64 << 10
 
 
 def window_bytes(profile: ChunkerProfile) -> int:
-    """How large a buffer must be: at least two of the largest chunks, so that little is carried
-    from one window to the next."""
+    """How large a buffer must be: at least two of the largest chunks, so that what is carried from
+    one window to the next is never more than half of it."""
     return max(_WINDOW_BYTES, 2 * profile.max_size)
 
 
@@ -68,17 +69,38 @@ class Window:
     bytes_read: int = 0
 
 
-def seal_window(window: Window, sealer: Sealer) -> list[SealedChunk]:
-    """Seal all pieces and say so in their drafts; the buffer may be reused then.
+class SealedMemory:
+    """What the chunks of one window are sealed into, and those of the next when they are stored:
+    memory that is new for every chunk costs more than the sealing."""
 
-    Returns each chunk once, packs included.
+    def __init__(self) -> None:
+        self._memory = bytearray()
+
+    def room(self, window: Window, sealer: Sealer) -> memoryview:
+        """For all pieces of `window`. What was sealed into it before is lost."""
+        needed = len(window.buffer) + sealer.overhead * len(window.pieces)
+        if len(self._memory) < needed:
+            self._memory = bytearray(needed + _SPARE_BYTES)
+        return memoryview(self._memory)
+
+
+def seal_window(window: Window, sealer: Sealer, into: SealedMemory | None) -> list[SealedChunk]:
+    """Seal all pieces and say so in their drafts; the window's buffer may be reused then.
+
+    Args:
+        into: None gives each chunk memory of its own, to be kept at will.
+
+    Returns:
+        Each chunk once, packs included.
     """
     sealed = {chunk.ref.digest: chunk for chunk in window.packs}
     view = memoryview(window.buffer)
+    room = None if into is None else into.room(window, sealer)
     for piece in window.pieces:
-        chunk = sealer.seal(view[piece.start : piece.end])
+        chunk = sealer.seal_own(view[piece.start : piece.end], room)
         piece.draft.refs[piece.index] = chunk.ref
-        sealed.setdefault(chunk.ref.digest, chunk)
+        if sealed.setdefault(chunk.ref.digest, chunk) is chunk and room is not None:
+            room = room[chunk.ref.size :]
     return list(sealed.values())
 
 
@@ -130,6 +152,8 @@ class FilesReader:
         self._packer = packer
         self._pack_below = pack_below if packer is not None else 0
         self._window = Window(bytearray())
+        self._carried = bytearray()
+        """What one window had left over, until the next one has a buffer."""
         self._work = self._run()
         next(self._work)
 
@@ -214,7 +238,7 @@ class FilesReader:
         draft.size = size
         draft.digest = blake3(data).digest()
         if data:
-            draft.slot = self._packer.add(data)
+            draft.slot = self._packer.add(data, draft.digest)
         self._window.bytes_read += size
         return True
 
@@ -237,10 +261,14 @@ class FilesReader:
 
     def _next_window(self, rest: int) -> Generator[Window, bytearray, int]:
         """Hand over a full window; what is not cut yet goes to the front of the next one."""
-        carried = bytes(memoryview(self._window.buffer)[rest : self._window.used])
+        count = self._window.used - rest
+        if len(self._carried) < count:
+            self._carried = bytearray(self._profile.max_size)
+        carried = memoryview(self._carried)[:count]
+        carried[:] = memoryview(self._window.buffer)[rest : self._window.used]
         self._window = Window((yield self._take_window()))
-        self._window.buffer[: len(carried)] = carried
-        self._window.used = len(carried)
+        memoryview(self._window.buffer)[:count] = carried
+        self._window.used = count
         return 0
 
 

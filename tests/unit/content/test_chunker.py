@@ -66,13 +66,28 @@ def test_cuts_do_not_depend_on_how_the_bytes_arrive(
     assert all(length >= profile.min_size for length in lengths[:-1])
 
 
+@pytest.mark.parametrize("kind", ["cdc", "fixed"])
+def test_a_window_gives_every_cut_that_lies_before_its_end(kind: str) -> None:
+    profile = ChunkerProfile.named(kind, 1024)
+    data = noise("windows", 40_000) + bytes(9_000)  # the zeros: chunks of the largest size
+    whole = cut(profile, data, True)
+    sizes = {*whole, *(end + 1 for end in whole[:-1]), *range(0, len(data), 997)}
+    for size in sizes:
+        certain = [
+            end
+            for start, end in pairwise([0, *whole])
+            if end < size or (end == size and end - start == profile.max_size)
+        ]
+        assert cut(profile, data[:size], False) == certain
+
+
 @pytest.mark.parametrize("profile", SMALL, ids=str)
-def test_a_window_without_room_for_the_largest_chunk_gives_no_cut(profile: ChunkerProfile) -> None:
-    data = b"\n" * (profile.max_size - 1)
+def test_a_cut_at_the_end_of_a_window_is_not_believed(profile: ChunkerProfile) -> None:
+    data = b"x" * (profile.max_size - 1)
     assert cut(profile, data, False) == []
-    assert cut(profile, data, True)[-1] == len(data)
-    assert len(cut(profile, data + b"\n", False)) == 1
-    assert cut(profile, b"", True) == []
+    assert cut(profile, data, True) == [len(data)]
+    assert cut(profile, data + b"x", False) == [profile.max_size]
+    assert cut(profile, b"", True) == cut(profile, b"", False) == []
 
 
 @pytest.mark.parametrize("name", sorted(CUTS))

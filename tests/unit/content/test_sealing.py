@@ -49,6 +49,12 @@ class Recorder:
         self.met.setdefault(self._key, set()).add((nonce, bytes(data), associated))
         return self._aead.encrypt(nonce, data, associated)
 
+    def encrypt_into(
+        self, nonce: bytes, data: bytes, associated: bytes | None, buf: memoryview
+    ) -> int:
+        self.met.setdefault(self._key, set()).add((nonce, bytes(data), associated))
+        return self._aead.encrypt_into(nonce, data, associated, buf)
+
 
 @pytest.fixture
 def met(
@@ -65,6 +71,7 @@ def seal_a_session() -> None:
         sealer = Sealer(SECRET, mode, level)  # type: ignore[arg-type]
         for plain in (TEXT, TEXT + b"!", NOISE, NOISE[1:], b"x", bytes(9000), TEXT + NOISE):
             sealer.seal(plain)
+            sealer.seal_own(memoryview(plain), memoryview(bytearray(len(plain) + 16)))
             sealer.seal_as_is(plain)
         packer, table = Packer(sealer, 4096), ChunkTable()
         contents = [b"small file %d\n" % i * (i + 1) for i in range(60)]
@@ -149,6 +156,19 @@ def test_a_buffer_that_changes_while_it_is_sealed_does_not_lend_its_key_to_other
     assert buffer[:4] == b"EVIL"
     assert chunk.ref.key == real(SECRET, NOISE)
     assert open_chunk(chunk.ref, chunk.data) == NOISE
+
+
+@settings(deadline=None, max_examples=80)
+@given(SEALERS, PLAINS, st.integers(0, 20))
+def test_memory_of_ones_own_is_sealed_to_the_same_chunk_where_it_is_wanted(
+    sealer: Sealer, plain: bytes, spare: int
+) -> None:
+    buffer, memory = bytearray(plain), bytearray(len(plain) + sealer.overhead + spare)
+    chunk = sealer.seal_own(memoryview(buffer), memoryview(memory))
+    assert chunk == sealer.seal(plain) == sealer.seal_own(memoryview(buffer))
+    assert memory[: chunk.ref.size] == chunk.data
+    assert memory[chunk.ref.size :] == bytes(len(memory) - chunk.ref.size)
+    assert buffer == plain
 
 
 @settings(deadline=None, max_examples=80)
