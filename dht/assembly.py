@@ -118,7 +118,7 @@ class DhtParts:
             return [row for kind in kinds for row in by_kind.get(kind, ())]
 
         now = self.context.wall_clock()
-        self.chunks.restore(of(RowKind.OWN_CHUNK, RowKind.CHUNK), now)
+        self.chunks.restore(of(RowKind.OWN_CHUNK, RowKind.CHUNK, RowKind.CHUNKS), now)
         values = of(RowKind.OWN_MANIFEST, RowKind.MANIFEST, RowKind.OWN_VALUE, RowKind.VALUE)
         self.values.restore(values, now)
         self.mailboxes.restore(of(RowKind.OWN_NOTICE, RowKind.NOTICE), now)

@@ -6,6 +6,7 @@ that keep nothing.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from typing import Protocol
 
@@ -30,7 +31,7 @@ class RowKind(IntEnum):
     """What a row holds; the numbers are part of the format on disk."""
 
     CHUNK = 1
-    """key: digest, publisher: holder, value: packed size and zone."""
+    """As CHUNKS, of one chunk; no longer written. key: digest, value: packed size and zone."""
     MANIFEST = 2
     """key: digest, publisher: who put it, value: the manifest."""
     OWN_CHUNK = 3
@@ -53,6 +54,8 @@ class RowKind(IntEnum):
     """key: number of a batch, value: own digests that too few peers have been told of."""
     PEER_RECORD = 12
     """key: peer id, value: msgpack of its signed record, until when believed, RTT."""
+    CHUNKS = 13
+    """key: number of the row, publisher: holder, value: many records; see `record_log`."""
 
 
 class RecordBackend(Protocol):
@@ -98,6 +101,7 @@ class RowWriter:
         self._backend = backend
         self._counters = counters
         self._pending: dict[RowId, Row | None] = {}
+        self._gathering: dict[Callable[[], Awaitable[None]], None] = {}
         self._lock = trio.Lock()
         self._changed = trio.Event()
 
@@ -116,9 +120,17 @@ class RowWriter:
         self._pending[row_id] = row
         self._changed.set()
 
+    def before_flush(self, gathered: Callable[[], Awaitable[None]]) -> None:
+        """Have `gathered` called once, before the next flush, to save what came together by then.
+
+        It is called again when it is cut short.
+        """
+        self._gathering[gathered] = None
+        self._changed.set()
+
     async def wait_changed(self) -> None:
         """Wait until there is something to write."""
-        if not self._pending:
+        if not self._pending and not self._gathering:
             self._changed = trio.Event()
         await self._changed.wait()
 
@@ -130,7 +142,14 @@ class RowWriter:
             QuotaError: its disk is full; likewise.
         """
         async with self._lock:
-            while self._pending:
+            while self._pending or self._gathering:
+                for gathered in list(self._gathering):
+                    del self._gathering[gathered]
+                    try:
+                        await gathered()
+                    except BaseException:
+                        self.before_flush(gathered)
+                        raise
                 ids = list(self._pending)[:_ROWS_PER_SAVE]
                 batch = {row_id: self._pending.pop(row_id) for row_id in ids}
                 try:

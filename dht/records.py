@@ -2,13 +2,13 @@
 
 Bounded per publisher and in all: see `eviction`. Our own chunks are kept apart, neither bounded nor
 evicted. There may be a million records, so they are numbers in plain dictionaries that share their
-keys: 160 bytes of memory for a chunk with one holder. They come by the thousand, so batches are
+keys: 170 bytes of memory for a chunk with one holder. They come by the thousand, so batches are
 taken by whole-column operations rather than record by record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 
@@ -17,8 +17,9 @@ import trio
 from .backend import NEVER, Row, RowKind, RowWriter
 from .counters import Counters
 from .eviction import FarthestFirst
-from .keyspace import chunk_position, peer_position
+from .keyspace import DIGEST_BYTES, chunk_position, peer_position
 from .peer_id import PeerId
+from .record_log import Kept, RecordLog
 from .records_wire import MAX_ZONE_CHARS, Verdict
 from .settings import DhtSettings
 
@@ -89,6 +90,7 @@ class ChunkRecords:
         self._holders: dict[bytes, _Holders] = {}
         self._farthest = FarthestFirst(self._own_position, chunk_position)
         self._count = 0
+        self._log = RecordLog(rows, self._kept_for_publisher)
 
     def __len__(self) -> int:
         """Records of others kept here."""
@@ -154,8 +156,14 @@ class ChunkRecords:
         """As `put`, for a batch; one verdict per digest."""
         if not digests:
             return ()
-        share = self._share(publisher, zone)
-        fresh = [d for d in dict.fromkeys(digests) if d not in share.chunks]
+        verdicts = self._store(self._share(publisher, zone), digests, sizes, expires)
+        self._log.changed(publisher, digests)
+        return verdicts
+
+    def _store(
+        self, share: _Share, digests: Sequence[bytes], sizes: Sequence[int], expires: float
+    ) -> tuple[Verdict, ...]:
+        fresh = [digest for digest in dict.fromkeys(digests) if digest not in share.chunks]
         settings = self._settings
         room = min(
             settings.records_per_peer - len(share.chunks), settings.max_records - self._count
@@ -163,7 +171,6 @@ class ChunkRecords:
         if len(fresh) > room:
             return self._put_what_fits(share, digests, sizes, expires)
         self._insert(share, digests, sizes, expires, fresh)
-        self._save(share, digests, sizes, expires)
         return (Verdict.STORED,) * len(digests)
 
     def _put_what_fits(
@@ -175,18 +182,10 @@ class ChunkRecords:
             verdict = self._room_for(share, digest) if fresh else Verdict.STORED
             if verdict is Verdict.STORED:
                 self._insert(share, (digest,), (size,), expires, fresh)
-                self._save(share, (digest,), (size,), expires)
             else:
                 self._counters.add("records_refused")
             verdicts.append(verdict)
         return tuple(verdicts)
-
-    def _save(
-        self, share: _Share, digests: Sequence[bytes], sizes: Sequence[int], expires: float
-    ) -> None:
-        zone, publisher = share.zone.encode(), share.alone[1]
-        for digest, size in zip(digests, sizes, strict=True):
-            self._rows.save(RowKind.CHUNK, digest, publisher, _SIZE.pack(size) + zone, expires)
 
     def holders(self, digest: bytes, now: float) -> list[ChunkRecord]:
         """Everyone known to hold `digest`, longest-lived record first."""
@@ -227,6 +226,8 @@ class ChunkRecords:
         present = [] if share is None else [d for d in dict.fromkeys(digests) if d in share.chunks]
         for digest in present:
             self._remove(publisher, digest)
+        if present:
+            self._log.changed(publisher, present)
         return len(present)
 
     async def sweep(self, now: float) -> int:
@@ -248,28 +249,43 @@ class ChunkRecords:
                 await trio.lowlevel.checkpoint()
             if not self._shares[publisher].chunks:
                 del self._shares[publisher]
+        self._log.expire(now)
         return expired
 
     def restore(self, rows: Sequence[Row], now: float) -> None:
         """Take over rows of an earlier run; rows that make no sense or have expired are skipped."""
-        for kind, digest, publisher, value, expires in rows:
-            if len(digest) != 32 or len(value) < _SIZE.size:
-                continue
-            (size,) = _SIZE.unpack_from(value)
-            if kind == RowKind.OWN_CHUNK:
-                self._own[digest] = size
-            elif kind == RowKind.CHUNK and expires > now:
-                zone = value[_SIZE.size :].decode("utf-8", "replace")[:MAX_ZONE_CHARS]
-                peer = PeerId(publisher)
-                share = self._share(peer, zone)
-                # The bounds may be narrower than they were.
-                if digest in share.chunks or self._room_for(share, digest) is Verdict.STORED:
-                    fresh = [] if digest in share.chunks else [digest]
-                    self._insert(share, (digest,), (size,), expires, fresh)
-                else:
+        logged: list[Row] = []
+        for row in rows:
+            kind, digest, publisher, value, expires = row
+            if kind == RowKind.CHUNKS:
+                logged.append(row)
+            elif len(digest) == DIGEST_BYTES and len(value) >= _SIZE.size:
+                (size,) = _SIZE.unpack_from(value)
+                if kind == RowKind.OWN_CHUNK:
+                    self._own[digest] = size
+                elif kind == RowKind.CHUNK:
                     self._rows.delete(RowKind.CHUNK, digest, publisher)
-            elif kind == RowKind.CHUNK:
-                self._rows.delete(RowKind.CHUNK, digest, publisher)
+                    if expires > now:
+                        zone = value[_SIZE.size :].decode("utf-8", "replace")[:MAX_ZONE_CHARS]
+                        self.put(PeerId(publisher), zone, digest, size, expires)
+        for peer, kept in self._log.restore(logged, now).items():
+            self._take_over(peer, kept)
+
+    def _take_over(self, publisher: PeerId, kept: Kept) -> None:
+        """The bounds may be narrower than they were."""
+        share = self._share(publisher, kept.zone)
+        by_end: dict[int, list[bytes]] = {}
+        for digest, number in kept.chunks.items():
+            by_end.setdefault(expires_of(number), []).append(digest)
+        for end, digests in by_end.items():
+            sizes = [size_of(kept.chunks[digest]) for digest in digests]
+            self._store(share, digests, sizes, end)
+        if lost := [digest for digest in kept.chunks if digest not in share.chunks]:
+            self._log.changed(publisher, lost)
+
+    def _kept_for_publisher(self, publisher: PeerId) -> tuple[str, Mapping[bytes, int]]:
+        share = self._shares.get(publisher)
+        return ("", {}) if share is None else (share.zone, share.chunks)
 
     def _share(self, publisher: PeerId, zone: str | None) -> _Share:
         share = self._shares.get(publisher)
@@ -340,6 +356,7 @@ class ChunkRecords:
     def _evict(self, publisher: PeerId, digest: bytes) -> None:
         self._counters.add("records_evicted")
         self._remove(publisher, digest)
+        self._log.changed(publisher, (digest,))
 
     def _remove(self, publisher: PeerId, digest: bytes) -> None:
         del self._shares[publisher].chunks[digest]
@@ -352,4 +369,3 @@ class ChunkRecords:
         else:
             self._holders[digest] = (known[0], left[0], *left[1:])
         self._count -= 1
-        self._rows.delete(RowKind.CHUNK, digest, publisher)

@@ -11,6 +11,7 @@ import pytest
 import trio
 from blake3 import blake3
 from meshnode.dht import MAX_VALUE_BYTES, DhtSettings, MemoryBackend
+from meshnode.dht.backend import RowKind
 from meshnode.errors import IntegrityError, RefusedError, StoreError, UsageError
 from trio.testing import MockClock
 
@@ -278,4 +279,5 @@ async def test_a_failing_backend_stops_neither_serving_nor_finding(
             await node.dht.announce(chunks(1))
         backend.broken = False
         await trio.sleep(10)
-        assert len([row for row in backend.rows.values() if row[0] == 1]) == 5
+        (row,) = [row for row in backend.rows.values() if row[0] == RowKind.CHUNKS]
+        assert all(digest in row[3] for digest, _ in chunks(5))
