@@ -203,16 +203,17 @@ class ChunkSettings:
 
     max_concurrent_retrievals: int | Literal["auto"] = _setting(
         IntegerOrAuto(Integer(1, 1024)),
-        8,
-        'Chunks in flight on a get; 1 is strictly sequential, "auto" adapts to what peers deliver.',
-        "More hides latency on long links; fewer spares memory and a shared line.",
+        "auto",
+        'Chunks in flight on a get; "auto" adapts to what peers deliver, from 8 on; 1 is strictly '
+        "sequential.",
+        "A small number spares a line that others use, too; memory is bounded (64 MiB) anyway.",
     )
     max_concurrent_uploads: int | Literal["auto"] = _setting(
         IntegerOrAuto(Integer(1, 1024)),
-        4,
-        "Chunks being sent at once on a put; 1 is strictly sequential, up to the receipt; "
-        '"auto" adapts to what peers take.',
-        "More helps with many fast peers; fewer leaves a slow uplink usable.",
+        "auto",
+        'Chunks being sent at once on a put; "auto" adapts to what peers take, from 8 on; 1 is '
+        "strictly sequential, up to the receipt.",
+        "A small number leaves a slow uplink usable; memory is bounded (24 MiB) anyway.",
     )
     chunk_timeout_secs: float = _setting(
         Seconds(0.1, 3600),

@@ -28,7 +28,7 @@ _COLUMNS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chunks", type=int, default=256, help="of 1 MiB each")
-    parser.add_argument("--concurrency", default="8", help='a number, or "auto"')
+    parser.add_argument("--concurrency", default="auto", help='a number, or "auto"')
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     most: int | str = options.concurrency

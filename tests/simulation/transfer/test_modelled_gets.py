@@ -74,7 +74,7 @@ async def test_a_peer_that_freezes_in_a_chunk_costs_its_hedge_delay(
 async def test_whatever_happens_every_chunk_comes_once_and_little_comes_twice(
     home, autojump_clock: MockClock, fault: str, peers: int
 ) -> None:
-    outcome = await scenario(peers, fault, 0.05, 2 * CHUNKS, home)
+    outcome = await scenario(peers, fault, 0.05, 2 * CHUNKS, home, max_concurrent_retrievals=8)
     assert outcome.used == 2 * CHUNKS
     assert outcome.duplicates <= 0.05
     assert outcome.most_in_flight <= 12  # eight, hedges, and those just being cancelled

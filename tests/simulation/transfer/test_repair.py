@@ -68,7 +68,7 @@ async def test_copies_made_again_leave_a_get_nearly_all_of_the_line(
             before = repaired
             beside = await person.getter.get(links[1], tmp_path / "beside")
             moved = repaired - before
-            assert not reports, "the repair was over before the get"
+            assert not (passed_on and reports), "the repair was over before the get"
         assert reports[0].outcome == "stored"
         assert moved > 0
         share = alone.seconds / beside.seconds

@@ -29,19 +29,19 @@ def refusal(load: Load, text: str = "", env: Mapping[str, str] | None = None) ->
 def test_without_a_file_everything_is_default(tmp_path: Path) -> None:
     config = load_config(tmp_path / "new", env={})
     assert config.network.listen == ("/ip4/0.0.0.0/tcp/4710",)
-    assert config.performance.chunks.max_concurrent_retrievals == 8
+    assert config.performance.chunks.max_concurrent_retrievals == "auto"
     assert not (tmp_path / "new").exists()
 
 
 def test_values_of_the_file_take_effect(load: Load) -> None:
     config = load(
         'storage.quota = "50 GiB"\nnode.zone = "attic"\nnetwork.keepalive_secs = 2\n'
-        '[performance.chunks]\nmax_concurrent_retrievals = "auto"\nprefer_fast_peers = false\n'
+        "[performance.chunks]\nmax_concurrent_retrievals = 3\nprefer_fast_peers = false\n"
     )
     assert config.storage.quota == 50 * 1024**3
     assert config.node.zone == "attic"
     assert config.network.keepalive_secs == 2
-    assert config.performance.chunks.max_concurrent_retrievals == "auto"
+    assert config.performance.chunks.max_concurrent_retrievals == 3
     assert config.performance.chunks.prefer_fast_peers is False
     assert config.origins["storage.quota"] == "file"
     assert "storage.replication" not in config.origins
@@ -164,7 +164,8 @@ def test_a_config_path_that_is_a_folder_is_refused(tmp_path: Path) -> None:
 
 def test_variables_win_over_the_file(load: Load) -> None:
     env = {
-        "MESHNODE_PERFORMANCE_CHUNKS_MAX_CONCURRENT_RETRIEVALS": "auto",
+        "MESHNODE_PERFORMANCE_CHUNKS_MAX_CONCURRENT_RETRIEVALS": "3",
+        "MESHNODE_PERFORMANCE_CHUNKS_MAX_CONCURRENT_UPLOADS": "auto",
         "MESHNODE_STORAGE_QUOTA": "1.5 GB",
         "MESHNODE_STORAGE_REPLICATION": "2",
         "MESHNODE_NETWORK_LISTEN": "/ip4/127.0.0.1/tcp/0, /ip6/::1/tcp/0",
@@ -172,8 +173,9 @@ def test_variables_win_over_the_file(load: Load) -> None:
         "MESHNODE_NETWORK_DIAL_TIMEOUT_SECS": "0.5",
         "MESHNODE_NODE_NAME": "n1",
     }
-    config = load("storage.replication = 5", env)
-    assert config.performance.chunks.max_concurrent_retrievals == "auto"
+    config = load("storage.replication = 5\nperformance.chunks.max_concurrent_uploads = 2", env)
+    assert config.performance.chunks.max_concurrent_retrievals == 3
+    assert config.performance.chunks.max_concurrent_uploads == "auto"
     assert config.storage.quota == 1_500_000_000
     assert config.storage.replication == 2
     assert config.network.listen == ("/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0")

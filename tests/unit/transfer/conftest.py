@@ -307,6 +307,8 @@ class FakeMesh:
     def __init__(self, home: Path) -> None:
         self.peers: dict[PeerId, Peer] = {}
         self.config = load_config(home, env={}).with_overrides({"ingest.chunk_size": 65536})
+        # Tests that break off, kill or count part of the way know how far that is.
+        self.configure(max_concurrent_retrievals=8, max_concurrent_uploads=4)
         self.store = MemoryStore()
         self.exchange = FakeExchange(self)
         self.dht = FakeDht(self)

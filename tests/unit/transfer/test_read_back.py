@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 from meshnode.node.exchange import Lane
+from meshnode.node.transfer import put_source
 from trio.testing import MockClock
 
 
@@ -54,14 +55,18 @@ async def test_a_false_receipt_is_no_accident(
 
 
 async def test_a_holder_that_freezes_costs_the_last_question_its_silence_not_the_deadline(
-    mesh, make_file, autojump_clock: MockClock
+    mesh, make_file, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frozen, other = mesh.add("a"), mesh.add("b")
     calm = await mesh.putter().put([make_file(300_000, seed=1)])
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_freeze_after, frozen, len(frozen.puts) + calm.sources[0].chunks)
-        (source,) = (await mesh.putter().put([make_file(300_000, seed=2)])).sources
-        nursery.cancel_scope.cancel()
+    real_read_back = put_source.read_back
+
+    async def read_back(*args: object) -> object:
+        frozen.frozen = True
+        return await real_read_back(*args)
+
+    monkeypatch.setattr(put_source, "read_back", read_back)
+    (source,) = (await mesh.putter().put([make_file(300_000, seed=2)])).sources
     assert (source.outcome, source.copies) == ("stored", 3)
     assert source.seconds < calm.seconds + 1.5
     (warning,) = source.warnings
