@@ -107,6 +107,8 @@ class PaperNetwork:
         self.heap: list[tuple[float, int, Event]] = []
         self.serial = 0
         self.under_way: dict[int, Ask] = {}
+        self.just_over: set[int] = set()
+        """Requests that came to their end in events the scheduler is just being told."""
         self.reading: set[int] = set()
         self.verified: list[int] = []
         self.asked: list[Ask] = []
@@ -137,6 +139,7 @@ class PaperNetwork:
             self.now = max(self.now, at)
             self.clock[0] = self.now
             events: list[Event] = []
+            self.just_over.clear()
             while self.heap and self.heap[0][0] <= self.now:
                 event = heapq.heappop(self.heap)[2]
                 if self._happens(event):
@@ -244,12 +247,16 @@ class PaperNetwork:
 
     def _over(self, ident: int) -> Ask:
         ask = self.under_way.pop(ident)
+        self.just_over.add(ident)
         self.peers[ask.peer].serving -= 1
         return ask
 
     def _cancel(self, ident: int) -> None:
+        if ident in self.just_over:
+            return  # in the same instant as what it is cancelled for
         assert ident in self.under_way, "cancels what is not under way"
         ask = self._over(ident)
+        self.just_over.discard(ident)
         if ask.why in (Why.HEDGE, Why.ENDGAME) or ask.chunk in self.verified:
             self.bytes_twice += self.sizes[ask.chunk]
 
