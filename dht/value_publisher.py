@@ -6,6 +6,7 @@ disjoint paths: a member that misleads one of them cannot keep a value from its 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import trio
@@ -15,7 +16,7 @@ from .boundary import as_peer_error
 from .client import OUTDATED
 from .context import DhtContext
 from .kad_wire import PeerAddresses
-from .keyspace import position
+from .keyspace import PeerIndex, position
 from .locator import Locator
 from .peer_id import PeerId
 from .publisher import PeerFailure
@@ -32,6 +33,16 @@ class StoreReport:
     stored_on: tuple[PeerId, ...]
     failed: tuple[PeerFailure, ...]
     query: QueryReport
+
+
+def wider_circle(locator: Locator, target: int, k: int, nearest: Iterable[PeerId]) -> list[PeerId]:
+    """Who keeps a value besides its k nearest peers: somebody, if these crowd around its key.
+
+    Args:
+        nearest: found by a walk; the routing table alone need not know them.
+    """
+    index = PeerIndex({*locator.everyone(), *nearest})
+    return index.responsible(target, k, locator.mesh_size)[k:]
 
 
 class ValuePublisher:
@@ -63,6 +74,7 @@ class ValuePublisher:
         near: list[PeerId] = []
         if not upkeep and not self._locator.knows_everybody:
             near, hops, paths = await self._walk(kind, key)
+            near += wider_circle(self._locator, position(key), self._settings.k, near)
         try:
             for number in range(_PASSES):
                 fresh = [peer for peer in near if peer not in tried]

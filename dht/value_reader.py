@@ -8,9 +8,11 @@ it (read repair).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import trio
 
+from ..errors import MembershipError, PeerError
 from .client import FoundValue
 from .context import DhtContext
 from .kad_wire import PeerAddresses
@@ -20,10 +22,12 @@ from .mailboxes import Mailboxes
 from .names import NameRecord, decode_name, name_key
 from .notices import Notice, decode_bundle, notice_key
 from .peer_id import PeerId
-from .query import LookupResult, Plan, Queries
+from .query import Ask, LookupResult, Plan, Queries
 from .trace import QueryReport
-from .value_publisher import ValuePublisher
+from .value_publisher import ValuePublisher, wider_circle
 from .values import ValueStore
+
+_V = TypeVar("_V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,8 @@ class ValueReader:
         if newest is None:
             return NameAnswer(None, 0, 0, result.report)
         holders = {peer for peer, found in result.values if found.value == newest.value}
-        stale = [peer for peer in result.closest if peer not in holders]
+        keepers = dict.fromkeys([*result.closest, *(peer for peer, _ in result.values)])
+        stale = [peer for peer in keepers if peer not in holders]
         if stale:
             self._nursery.start_soon(self._correct, stale, key, newest.value)
         record = decode_name(newest.value)
@@ -116,7 +121,7 @@ class ValueReader:
         async def ask(peer: PeerId) -> tuple[list[Notice] | None, tuple[PeerAddresses, ...]]:
             return await self._client.get_notices(peer, key)
 
-        result = await self._queries.run(key, ask, self._plan("get_notices", key, 2**31))
+        result = await self._search("get_notices", key, ask, enough=2**31)
         now = self._wall_clock()
         found = {notice.id: notice for _, notices in result.values for notice in notices}
         if (bundle := self._mailboxes.bundle(key, now)) is not None:
@@ -131,14 +136,40 @@ class ValueReader:
         async def ask(peer: PeerId) -> tuple[FoundValue | None, tuple[PeerAddresses, ...]]:
             return await self._client.get_value(peer, key, now)
 
-        return await self._queries.run(key, ask, self._plan(kind, key, enough))
+        return await self._search(kind, key, ask, enough)
 
-    def _plan(self, kind: str, key: bytes, enough: int) -> Plan:
-        """Over disjoint paths, unless all members are known: then there is nothing to walk to."""
+    async def _search(self, kind: str, key: bytes, ask: Ask[_V], enough: int) -> LookupResult[_V]:
+        """Ask the k nearest, and where these crowd around the key, those who keep it besides.
+
+        Over disjoint paths, unless all members are known: then there is nothing to walk to.
+        """
         target = position(key)
+        asked = {self._own}
+
+        async def noted(peer: PeerId) -> tuple[_V | None, tuple[PeerAddresses, ...]]:
+            asked.add(peer)
+            return await ask(peer)
+
         near = [p for p in self._locator.known([target])[target] if p != self._own]
         paths = 1 if self._locator.knows_everybody else self._settings.disjoint_paths
-        return Plan(kind, enough, paths, near)
+        result = await self._queries.run(key, noted, Plan(kind, enough, paths, near))
+        if enough > 1 or not result.values:
+            wider = wider_circle(self._locator, target, self._settings.k, result.closest)
+            async with trio.open_nursery() as nursery:
+                for peer in wider:
+                    if peer not in asked:
+                        nursery.start_soon(self._ask_besides, peer, ask, result.values)
+        return result
+
+    async def _ask_besides(
+        self, peer: PeerId, ask: Ask[_V], values: list[tuple[PeerId, _V]]
+    ) -> None:
+        try:
+            found, _ = await ask(peer)
+        except (PeerError, MembershipError):
+            return  # as in a walk, it is counted where requests are made
+        if found is not None:
+            values.append((peer, found))
 
     async def _correct(self, peers: list[PeerId], key: bytes, value: bytes) -> None:
         async def correct(peer: PeerId) -> None:
