@@ -130,11 +130,10 @@ class Client:
             )
 
     async def announce(
-        self, peer: PeerId, zone: str, ttl: int, chunks: Sequence[tuple[bytes, int]]
+        self, peer: PeerId, zone: str, ttl: int, digests: Sequence[bytes], sizes: Sequence[int]
     ) -> tuple[Verdict, ...]:
-        """Tell `peer` that we hold `chunks` (digest, size); one verdict per chunk."""
-        digests = tuple(digest for digest, _ in chunks)
-        request = Announce(zone, ttl, digests, tuple(size for _, size in chunks))
+        """Tell `peer` that we hold chunks of these `sizes`; one verdict per chunk."""
+        request = Announce(zone, ttl, tuple(digests), tuple(sizes))
         return (await self._records(peer, request, Verdicts, len(digests))).verdicts
 
     async def find(self, peer: PeerId, digests: Sequence[bytes], limit: int) -> Found:

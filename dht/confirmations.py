@@ -166,15 +166,16 @@ class Confirmations:
         self, publisher: PeerId, entry: _Publisher, zone: str, sizes: dict[bytes, int | None]
     ) -> None:
         expires = self._wall_clock() + self._settings.record_ttl
+        confirmed: list[bytes] = []
         # What was withdrawn while the question was under way is no longer among the asked.
         for digest, hinter in entry.asked.items():
-            size = sizes[digest]
-            if size is None:
-                self._judge(hinter, right=0, wrong=1)
-                continue
-            self._judge(hinter, right=1, wrong=0)
-            if self._chunks.put(publisher, zone, digest, size, expires) is Verdict.STORED:
-                self._counters.add("hints_confirmed")
+            true = sizes[digest] is not None
+            self._judge(hinter, right=int(true), wrong=int(not true))
+            if true:
+                confirmed.append(digest)
+        told = [sizes[digest] or 0 for digest in confirmed]
+        verdicts = self._chunks.put_all(publisher, zone, confirmed, told, expires)
+        self._counters.add("hints_confirmed", verdicts.count(Verdict.STORED))
 
     def _failed(self, publisher: PeerId, entry: _Publisher) -> None:
         """Try again a little later; after three times whoever hinted was wrong."""

@@ -2,13 +2,14 @@
 
 Keys are grouped by the peers responsible for them: one request per peer carries all of its keys. A
 key that too few peers took, because they failed or were full, is offered to the next nearest; and
-if that was in vain, soon again.
+if that was in vain, soon again. An announcement is over when most of the peers responsible for each
+key have taken it; what is still under way to the others goes on, and counts, without its caller.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -31,6 +32,8 @@ _PARALLEL_PEERS = 64
 _PARALLEL_SPREADS = 4
 _KEYS_AT_ONCE = 32_768
 _PASSES = 3
+_ENOUGH = 8
+_MAX_STRAGGLERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +48,9 @@ class PeerFailure:
 class AnnounceReport:
     """What became of an announcement.
 
-    `stored` maps each digest to how many peers besides ourselves took its record; `refused` counts
-    keys by the reason a peer gave; `pending` keys were taken by too few, and are told again soon.
+    `stored` maps each digest to how many peers besides ourselves had taken its record by then;
+    `unanswered` peers were still being told. `refused` counts keys by the reason a peer gave;
+    `pending` keys were taken by too few, and are told again soon.
     """
 
     stored: Mapping[bytes, int]
@@ -56,6 +60,7 @@ class AnnounceReport:
     pending: int
     queries: tuple[QueryReport, ...]
     """One for each 32,768 keys."""
+    unanswered: tuple[PeerId, ...] = ()
 
     @property
     def weakest(self) -> int:
@@ -65,24 +70,43 @@ class AnnounceReport:
 
 @dataclass(slots=True)
 class Tally:
-    """Collects an `AnnounceReport`."""
+    """Collects an `AnnounceReport`. `lacking`: how many keys fewer than their `goal` took yet."""
 
     stored: dict[bytes, int]
+    goal: dict[bytes, int] = field(default_factory=dict)
+    lacking: int = 0
     asked: dict[PeerId, None] = field(default_factory=dict)
     failed: dict[PeerId, str] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
-    told: set[tuple[PeerId, bytes]] = field(default_factory=set)
+    told: dict[PeerId, set[bytes]] = field(default_factory=dict)
+    unanswered: Counter[PeerId] = field(default_factory=Counter)
+    reported: bool = False
     queries: list[QueryReport] = field(default_factory=list)
 
+    def aim(self, digest: bytes, peers: int) -> None:
+        """So many peers are told of `digest`; most of them, and eight if there are, will do."""
+        self.goal[digest] = max(min(_ENOUGH, peers), peers // 2 + 1)
+        self.lacking += 1
+
+    def took(self, digests: Iterable[bytes]) -> None:
+        """A peer has taken the records of `digests`."""
+        stored, goal = self.stored, self.goal
+        for digest in digests:
+            stored[digest] = count = stored[digest] + 1
+            if goal.get(digest) == count:
+                self.lacking -= 1
+
     def report(self, pending: int) -> AnnounceReport:
+        self.reported = True
         failed = tuple(PeerFailure(peer, reason) for peer, reason in self.failed.items())
         return AnnounceReport(
-            self.stored,
+            dict(self.stored),
             tuple(self.asked),
             failed,
             dict(self.refused),
             pending,
             tuple(self.queries),
+            tuple(+self.unanswered),
         )
 
 
@@ -93,6 +117,7 @@ class Publisher:
         self, context: DhtContext, traces: Traces, locator: Locator, chunks: ChunkRecords
     ) -> None:
         self._own = context.own
+        self._nursery = context.nursery
         self._client = context.client
         self._settings = context.settings
         self._counters = context.counters
@@ -103,6 +128,10 @@ class Publisher:
         self._patience = Patience(context.counters)
         self._spreads = trio.CapacityLimiter(_PARALLEL_SPREADS)
         self._under_way: set[bytes] = set()
+        self._telling: dict[PeerId, set[trio.Event]] = {}
+        """Ends of what is being announced to each peer, whether a caller waits for it or not."""
+        self.missed: Callable[[Iterable[PeerId]], None] = lambda failed: None
+        """Hears of peers that failed after the announcement was over."""
         self.untold = Untold(context.rows)
 
     # --- announcing ---------------------------------------------------------------------------
@@ -127,6 +156,7 @@ class Publisher:
         """Tell the peers responsible for the keys of `held` that we hold them.
 
         A few thousand keys at a time, and few callers at a time: whoever has much to tell waits.
+        Upkeep hears all peers out.
         """
         tally = Tally(dict.fromkeys(held, 0))
         keys = list(held)
@@ -161,32 +191,47 @@ class Publisher:
         try:
             for peer in self._locator.down():
                 tally.failed[peer] = "not answering lately"
-            todo = list(keys)
-            for number in range(_PASSES):
-                groups = await self._grouped(todo, held, tally, first=number == 0)
+            groups = await self._responsible(keys, tally)
+            await self._announce_to_all(groups, held, tally, trace, patient=upkeep)
+            for _ in range(1, _PASSES):
+                enough = self._settings.enough_holders
+                todo = [digest for digest in keys if tally.stored[digest] < enough]
+                groups = self._next_nearest(todo, tally)
                 if not groups:
                     break
-                await self._announce_to_all(groups, tally, trace)
-                todo = [d for d in todo if tally.stored[d] < self._settings.enough_holders]
+                await self._announce_to_all(groups, held, tally, trace, patient=True)
         finally:
             self._strike_off(keys, tally)
             found = sum(1 for digest in keys if tally.stored[digest])
             tally.queries.append(trace.close(found=found))
 
-    async def _grouped(
-        self, todo: Sequence[bytes], held: Mapping[bytes, int], tally: Tally, *, first: bool
-    ) -> dict[PeerId, list[tuple[bytes, int]]]:
-        """Whom to tell what: the k nearest, later on the next nearest that were not asked yet."""
-        k, more = self._settings.k, 2 * self._settings.enough_holders
-        position_of = {digest: chunk_position(digest) for digest in todo}
+    async def _responsible(self, keys: Sequence[bytes], tally: Tally) -> dict[PeerId, list[bytes]]:
+        """Whom to tell what."""
+        position_of = {digest: chunk_position(digest) for digest in keys}
         near = await self._locator.locate(position_of.values())
-        index = None if first else self._locator.index()
-        groups: dict[PeerId, list[tuple[bytes, int]]] = {}
+        groups: dict[PeerId, list[bytes]] = {}
+        tally.lacking = 0
+        tally.goal = {}
         for digest, position in position_of.items():
-            peers = near[position] if index is None else index.closest(position, 2 * k)
-            fresh = [p for p in peers if p != self._own and (p, digest) not in tally.told]
-            for peer in fresh if first else fresh[:more]:
-                groups.setdefault(peer, []).append((digest, held[digest]))
+            peers = near[position]
+            for peer in peers:
+                groups.setdefault(peer, []).append(digest)
+            tally.aim(digest, len(peers) - (self._own in peers))
+        groups.pop(self._own, None)
+        return groups
+
+    def _next_nearest(self, todo: Sequence[bytes], tally: Tally) -> dict[PeerId, list[bytes]]:
+        """Of keys that too few took: the next nearest that were not told yet."""
+        k, more = self._settings.k, 2 * self._settings.enough_holders
+        groups: dict[PeerId, list[bytes]] = {}
+        if not todo:
+            return groups
+        index, nothing = self._locator.index(), set[bytes]()
+        for digest in todo:
+            near = index.closest(chunk_position(digest), 2 * k)
+            fresh = [p for p in near if p != self._own and digest not in tally.told.get(p, nothing)]
+            for peer in fresh[:more]:
+                groups.setdefault(peer, []).append(digest)
         return groups
 
     def _strike_off(self, keys: Sequence[bytes], tally: Tally) -> None:
@@ -197,52 +242,101 @@ class Publisher:
             self.untold.told(digest for digest in keys if tally.stored[digest] >= goal)
 
     async def _announce_to_all(
-        self, groups: Mapping[PeerId, Sequence[tuple[bytes, int]]], tally: Tally, trace: Trace
+        self,
+        groups: Mapping[PeerId, Sequence[bytes]],
+        held: Mapping[bytes, int],
+        tally: Tally,
+        trace: Trace,
+        *,
+        patient: bool,
     ) -> None:
+        """Tell each peer its keys, until all have answered or enough for every key."""
         limiter = trio.CapacityLimiter(_PARALLEL_PEERS)
+        progress = trio.Event()
+        left = dict.fromkeys(groups)
+        scope_of = {peer: trio.CancelScope() for peer in groups}
 
-        async def tell(peer: PeerId, chunks: Sequence[tuple[bytes, int]]) -> None:
-            async with limiter:
-                await self.announce_to(peer, chunks, tally, trace)
+        async def tell(peer: PeerId, digests: Sequence[bytes], ended: trio.Event) -> None:
+            try:
+                with scope_of[peer]:
+                    async with limiter:
+                        await self.announce_to(peer, digests, held, tally, trace)
+            finally:
+                del left[peer]
+                self._ended(peer, ended, tally)
+                progress.set()
 
-        async with trio.open_nursery() as nursery:
-            for peer, chunks in groups.items():
-                nursery.start_soon(tell, peer, chunks)
+        for peer, digests in groups.items():
+            ended = trio.Event()
+            self._telling.setdefault(peer, set()).add(ended)
+            tally.unanswered[peer] += 1
+            self._nursery.start_soon(tell, peer, digests, ended)
+        try:
+            while left and (patient or tally.lacking or self._is_telling_many()):
+                await progress.wait()
+                progress = trio.Event()
+        except BaseException:
+            for scope in scope_of.values():
+                scope.cancel()
+            raise
+
+    def _ended(self, peer: PeerId, ended: trio.Event, tally: Tally) -> None:
+        ended.set()
+        self._telling[peer].discard(ended)
+        if not self._telling[peer]:
+            del self._telling[peer]
+        tally.unanswered[peer] -= 1
+        if tally.reported:
+            self._counters.add("announced_late")
+            if peer in tally.failed:
+                self.missed([peer])
+
+    def _is_telling_many(self) -> bool:
+        """Whether so much goes on without a caller that this one has to wait."""
+        return sum(map(len, self._telling.values())) > _MAX_STRAGGLERS
 
     async def announce_to(
-        self, peer: PeerId, chunks: Sequence[tuple[bytes, int]], tally: Tally, trace: Trace
+        self,
+        peer: PeerId,
+        digests: Sequence[bytes],
+        held: Mapping[bytes, int],
+        tally: Tally,
+        trace: Trace,
     ) -> None:
         """All of one peer's keys, batch after batch; the first failure ends it."""
         tally.asked[peer] = None
-        tally.told.update((peer, digest) for digest, _ in chunks)
-        for start in range(0, len(chunks), MAX_KEYS_PER_MESSAGE):
+        tally.told.setdefault(peer, set()).update(digests)
+        for start in range(0, len(digests), MAX_KEYS_PER_MESSAGE):
             # What was let go meanwhile must not be announced after its withdrawal.
-            batch = [
-                chunk
-                for chunk in chunks[start : start + MAX_KEYS_PER_MESSAGE]
-                if self._chunks.holds(chunk[0])
-            ]
+            batch = self._chunks.still_held(digests[start : start + MAX_KEYS_PER_MESSAGE])
             if not batch:
                 continue
             try:
                 with trace.asking(peer, keys=len(batch)) as request:
-                    await self._announce_batch(peer, batch, tally, request)
+                    await self._announce_batch(peer, batch, held, tally, request)
             except Exception as error:  # noqa: BLE001 - task boundary: one peer must not end the rest
                 tally.failed[peer] = as_peer_error(error, peer, self._counters).message
                 return
 
     async def _announce_batch(
-        self, peer: PeerId, batch: Sequence[tuple[bytes, int]], tally: Tally, request: Request
+        self,
+        peer: PeerId,
+        batch: Sequence[bytes],
+        held: Mapping[bytes, int],
+        tally: Tally,
+        request: Request,
     ) -> None:
         zone, ttl = self._settings.zone, int(self._settings.record_ttl)
-        ask = partial(self._client.announce, peer, zone, ttl, batch)
+        sizes = [held[digest] for digest in batch]
+        ask = partial(self._client.announce, peer, zone, ttl, batch, sizes)
         verdicts = await self._patience.ask(peer, ask)
         refused: Counter[str] = Counter()
-        for (digest, _), verdict in zip(batch, verdicts, strict=True):
-            if verdict is Verdict.STORED:
-                tally.stored[digest] += 1
-            else:
-                refused[verdict.name.lower()] += 1
+        if verdicts.count(Verdict.STORED) == len(batch):
+            tally.took(batch)
+        else:
+            answers = list(zip(batch, verdicts, strict=True))
+            tally.took(digest for digest, verdict in answers if verdict is Verdict.STORED)
+            refused.update(v.name.lower() for _, v in answers if v is not Verdict.STORED)
         tally.refused.update(refused)
         reasons = ", ".join(f"{count} {reason}" for reason, count in refused.items())
         request.end("refused" if reasons else "stored", reasons)
@@ -273,6 +367,9 @@ class Publisher:
                 nursery.start_soon(self._withdraw_from, peer, keys)
 
     async def _withdraw_from(self, peer: PeerId, digests: Sequence[bytes]) -> None:
+        for ended in tuple(self._telling.get(peer, ())):
+            # What is still under way to it must not arrive after its withdrawal.
+            await ended.wait()
         for start in range(0, len(digests), MAX_KEYS_PER_MESSAGE):
             batch = digests[start : start + MAX_KEYS_PER_MESSAGE]
             gone = [digest for digest in batch if not self._chunks.holds(digest)]

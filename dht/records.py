@@ -108,6 +108,10 @@ class ChunkRecords:
         """Whether we hold this chunk ourselves."""
         return digest in self._own
 
+    def still_held(self, digests: Iterable[bytes]) -> list[bytes]:
+        """Those of `digests` that we hold ourselves."""
+        return [digest for digest in digests if digest in self._own]
+
     def own_sizes(self, digests: Iterable[bytes]) -> tuple[int | None, ...]:
         """The size of each chunk as we hold it, None where we do not."""
         return tuple(self._own.get(digest) for digest in digests)

@@ -49,6 +49,7 @@ class Repeater:
         self._mailboxes = mailboxes
         self._offered: dict[PeerId, float] = {}
         """Peers that have all they are responsible for, and since when (trio time)."""
+        publisher.missed = self.missed
 
     def missed(self, failed: Iterable[PeerId]) -> None:
         """An announcement did not reach `failed`, nor those who were not there for it."""
@@ -81,8 +82,7 @@ class Repeater:
             for start in range(0, len(mine), MAX_KEYS_PER_MESSAGE):
                 digests = mine[start : start + MAX_KEYS_PER_MESSAGE]
                 tally.stored.update(dict.fromkeys(digests, 0))
-                batch = [(digest, own[digest]) for digest in digests]
-                await self._publisher.announce_to(peer, batch, tally, trace)
+                await self._publisher.announce_to(peer, digests, own, tally, trace)
                 if peer in tally.failed:
                     return False
                 await trio.sleep(_OFFER_PAUSE)
