@@ -72,13 +72,14 @@ class Locator:
         await self._chart(wanted)
         patience = _ANSWER_WITHIN
         while True:
-            located, began = self.known(wanted), trio.current_time()
+            index, began = self.index(), trio.current_time()
+            located = self._responsible(index, wanted)
             # What claims contradict each other in comes first: it tells who lies.
-            doubtful = [*self._claims.disputed(self.index(), began), *self._unproven(located)]
+            doubtful = [*self._claims.disputed(index, began), *self._unproven(located)]
             asking = bool(doubtful) and patience > 0
             lost = await self._verify(dict.fromkeys(doubtful), began + patience) if asking else 0
             patience -= max(_LEAST_WAIT, trio.current_time() - began)
-            if lost + self._doubt():
+            if lost + self._doubt(index):
                 # Hear others.
                 await self._chart(wanted)
             elif not asking:
@@ -86,7 +87,10 @@ class Locator:
 
     def known(self, targets: Iterable[int]) -> dict[int, list[PeerId]]:
         """As `locate`, from what is known now."""
-        index, k, size = self.index(), self._settings.k, self.mesh_size
+        return self._responsible(self.index(), targets)
+
+    def _responsible(self, index: PeerIndex, targets: Iterable[int]) -> dict[int, list[PeerId]]:
+        k, size = self._settings.k, self.mesh_size
         return {target: index.responsible(target, k, size) for target in targets}
 
     @property
@@ -190,9 +194,9 @@ class Locator:
         peers = {peer for near in located.values() for peer in near} - {self._own}
         return sorted(peer for peer in peers if not is_met(peer))
 
-    def _doubt(self) -> int:
+    def _doubt(self, index: PeerIndex) -> int:
         """Let claims settle nothing that leave out whom we know; returns how many."""
-        doubted = self._claims.contradict(self.index(), trio.current_time())
+        doubted = self._claims.contradict(index, trio.current_time())
         self._counters.add("claims_doubted", doubted)
         return doubted
 
