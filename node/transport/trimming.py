@@ -84,10 +84,11 @@ class Trimmer(Generic[C]):
         return giving_way(self._standings(), self._marks.grace)
 
     async def _run(self) -> None:
+        marks = self._marks
         try:
-            while self._count() > self._marks.low:
+            while self._count() > marks.low:
                 self._trim()
-                await trio.sleep(self._marks.idle_after / _ROUNDS_PER_PERIOD)
+                await trio.sleep(min(marks.idle_after / _ROUNDS_PER_PERIOD, marks.grace))
         finally:
             self._running = False
 
