@@ -182,7 +182,7 @@ class RequestReader:
         started = False
         try:
             if isinstance(request, Put) and request.inline:
-                self._down.charge(self._stream.peer, size)
+                await self._wait_for_limits(serving, size)
                 self.owe(serving, size)
                 await self._read_body(serving, size)
             start(serving)
@@ -190,6 +190,18 @@ class RequestReader:
         finally:
             if not started:
                 self.finish(serving)
+
+    async def _wait_for_limits(self, serving: Serving, size: int) -> None:
+        """Of a body that comes along, and could not be asked for later: to leave it unread for a
+        while makes the peer slower, if not at once."""
+        peer, lane = self._stream.peer, serving.lane
+
+        async def wait() -> None:
+            (await self._down.invite(peer, lane, size)).over(size)
+
+        # A limit is rare, and without one nothing is charged.
+        if self._down.seconds(size) and not await self._wait_unless_owed(wait):
+            self._down.charge(peer, size)
 
     async def _admit(self, serving: Serving) -> Refusal | None:
         """Find a place in the peer's line, and memory for a body that comes along."""

@@ -20,7 +20,7 @@ from .lanes import Lane
 from .settings import PIECE_BYTES
 from .shaper import Shaper, Ticket
 
-_PIECE_SECS = 0.5
+_PIECE_SECS = 0.1
 _LEAST_PIECE = 64 * 1024
 _ASKED_SECS = 0.5
 _ASKED_BYTES = 1024 * 1024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import trio
@@ -77,6 +78,40 @@ async def test_a_server_takes_in_no_more_than_its_limit(autojump_clock, open_pai
             data = chunk_of(MIB, seed)
             await pair.exchange.put(pair.peer, blake3(data).digest(), data)
         assert 4.7 < trio.current_time() - start < 6.5
+
+
+async def test_small_bodies_that_come_along_keep_the_limit_of_the_server_too(
+    autojump_clock, open_pair, chunk_of
+):
+    async with open_pair() as pair:
+        pair.server_traffic.set_limits(BandwidthLimits(download=MIB))
+        start = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for seed in range(48):
+                data = chunk_of(128 * KIB, seed)
+                nursery.start_soon(pair.exchange.put, pair.peer, blake3(data).digest(), data)
+        assert 5.5 < trio.current_time() - start < 7
+        assert pair.exchange.stats[pair.peer].failures == 0
+        assert pair.server.counts.refusals == {}
+
+
+async def test_what_is_asked_for_under_a_limit_comes_smoothly(autojump_clock, open_pair, chunk_of):
+    async with open_pair() as pair:
+        pair.exchange.traffic.set_limits(BandwidthLimits(download=MIB))
+        digests = [pair.store.add(chunk_of(MIB, seed)) for seed in range(4)]
+        came: list[int] = []
+
+        async def watch() -> None:
+            while True:
+                came.append(pair.exchange.traffic.down.total)
+                await trio.sleep(0.2)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            await _gets(pair.exchange, pair.peer, digests, MIB)
+            nursery.cancel_scope.cancel()
+        most = max(after - before for before, after in pairwise(came))
+        assert most <= 0.45 * MIB  # 0.2 s, what was saved up, and one piece
 
 
 async def test_two_peers_share_a_limit_evenly_however_much_each_asks_for(
