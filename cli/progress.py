@@ -44,9 +44,18 @@ class TransferProgress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        if isinstance(error, KeyboardInterrupt) and self._part and self._done:
+        if isinstance(error, KeyboardInterrupt) and self._done:
+            self._tell_how_to_go_on()
+
+    def _tell_how_to_go_on(self) -> None:
+        if self._verb == "put":
             self._invocation.note(
-                f"{size(self._done)} are kept: the same command goes on from there;"
+                f"{size(self._done)} are kept for a day: run the same command again to go on;"
+                " what is here and on peers is not sent again"
+            )
+        elif self._part:
+            self._invocation.note(
+                f"{size(self._done)} are kept: run the same command again to go on from there;"
                 f" to discard them, remove {self._part}*"
             )
 

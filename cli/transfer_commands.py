@@ -34,9 +34,21 @@ _STDIN_NAME = "stdin"
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--name", help="Name for what comes from standard input (PATH is -).")
 @click.option("--public", is_flag=True, help="Do not seal: every peer can read it.")
-@click.option("--replication", type=click.IntRange(1, 16), help="Copies wanted of each chunk.")
-@click.option("--chunker", type=click.Choice(["cdc", "fixed", "lines"]), help="How to cut.")
-@click.option("--compression", type=click.Choice(["auto", "zstd", "none"]), help="How to shrink.")
+@click.option(
+    "--replication",
+    type=click.IntRange(1, 16),
+    help="Nodes that are to have a copy, this one included; else storage.replication.",
+)
+@click.option(
+    "--chunker",
+    type=click.Choice(["cdc", "fixed", "lines"]),
+    help="How to cut; else ingest.chunker.",
+)
+@click.option(
+    "--compression",
+    type=click.Choice(["auto", "zstd", "none"]),
+    help="How to shrink; else ingest.compression.",
+)
 @global_options
 @pass_invocation
 def put(
@@ -51,6 +63,13 @@ def put(
     """Put files and folders into the mesh; prints one link for each.
 
     PATH may be - for standard input. In a pipe only the links are printed, one per line.
+
+    A put that was interrupted, by Ctrl-C or a crash, goes on when the same command is run again
+    within a day: what is here and on peers is not sent again. The same holds for one that got fewer
+    copies than it should (exit code 3).
+
+    How many chunks are sent at once, deadlines and bandwidth limits are settings: see `meshnode
+    config show`. `meshnode why` tells what the time went to.
     """
     _check_sources(paths, name)
     options: JsonObject = {
@@ -80,7 +99,17 @@ def put(
 def get(
     invocation: Invocation, link: str, output: str | None, path: str | None, force: bool
 ) -> int:
-    """Fetch what LINK leads to, into the current folder or DEST, every byte verified."""
+    """Fetch what LINK leads to, into the current folder or DEST, every byte verified.
+
+    A DEST that is a folder takes it under its own name. Nothing has its name before it is whole.
+
+    A get that was interrupted, by Ctrl-C, a crash or peers that went away, goes on where it stopped
+    when the same command is run again: what came is kept beside DEST, in .NAME.meshnode-*.part*
+    (remove these files to discard it).
+
+    How many chunks are fetched at once, deadlines and bandwidth limits are settings: see `meshnode
+    config show`. `meshnode why LINK` tells what the time went to.
+    """
     check_link(link)
     if output == _STDIN:
         return _copy_to_stdout(invocation, link, path)
@@ -112,7 +141,11 @@ def get(
 def cat(
     invocation: Invocation, link: str, path: str | None, offset: int, length: int | None
 ) -> int:
-    """Write the file behind LINK (or at PATH in its folder) to standard output."""
+    """Write the file behind LINK (or at PATH in its folder) to standard output, in order, every
+    byte verified.
+
+    Nothing is kept of what was written when it is interrupted: go on with --offset, or use `get`.
+    """
     return _copy_to_stdout(invocation, link, path, offset, length)
 
 

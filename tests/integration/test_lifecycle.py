@@ -116,6 +116,6 @@ def _interrupt_when_working(
     process.send_signal(signal.SIGINT)
     _out, err = process.communicate(timeout=20)
     assert b"Traceback" not in err, err
-    assert b"are kept: the same command goes on" in err
+    assert b"are kept: run the same command again" in err
     assert not target.exists()
     return process

@@ -1,4 +1,4 @@
-"""What a get says of a part that it takes over, and of one that it leaves."""
+"""What a get says of a part that it takes over, and what an interrupted transfer leaves."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ PARTIAL = {
 }
 
 
-def _interrupt(events: list[dict[str, object]]) -> None:
-    with TransferProgress("get", Invocation()) as progress:
+def _interrupt(events: list[dict[str, object]], verb: str = "get") -> None:
+    with TransferProgress(verb, Invocation()) as progress:
         for event in events:
             progress.on_event(event)
         raise KeyboardInterrupt
@@ -33,7 +33,7 @@ def test_an_interrupted_get_says_what_it_keeps_and_how_to_discard_it(
     with pytest.raises(KeyboardInterrupt):
         _interrupt([{**PARTIAL, "bytes_kept": 0}, {"type": "progress", "bytes_done": 3_000_000}])
     told = capsys.readouterr().err
-    assert told.startswith("3.0 MB are kept: the same command goes on from there")
+    assert told.startswith("3.0 MB are kept: run the same command again to go on from there")
     assert "remove /x/.out.part*" in told
 
 
@@ -42,4 +42,16 @@ def test_an_interrupted_get_that_has_nothing_says_nothing(
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         _interrupt([{**PARTIAL, "bytes_kept": 0}])
+    assert capsys.readouterr().err == ""
+
+
+def test_an_interrupted_put_says_that_the_same_command_goes_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _interrupt([{"type": "progress", "bytes_done": 3_000_000}], "put")
+    told = capsys.readouterr().err
+    assert told.startswith("3.0 MB are kept for a day: run the same command again to go on")
+    with pytest.raises(KeyboardInterrupt):
+        _interrupt([], "put")
     assert capsys.readouterr().err == ""
