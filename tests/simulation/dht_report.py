@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -27,6 +27,7 @@ from .lab.clock import run_simulation
 from .lab.eclipse import measure_eclipse
 from .lab.faults import measure_loss, measure_partition
 from .lab.lookups import measure_announcing, measure_lookups
+from .lab.markdown import write_docs
 from .lab.mesh import Lab, open_lab
 from .lab.tables import Row, as_row, print_rows, write_json
 
@@ -112,10 +113,11 @@ def _partition(nodes: int, settings: DhtSettings) -> Work:
     return work
 
 
-def _eclipse(nodes: int, settings: DhtSettings, tries: int) -> Work:
+def _eclipse(nodes: int, settings: DhtSettings, tries: int, *, subtle: bool = False) -> Work:
     async def work(seed: int) -> dict[str, Row]:
         async with open_lab(seed, settings) as lab:
-            found = await measure_eclipse(lab, nodes - nodes // 5, nodes // 5, tries)
+            bad = nodes // 5
+            found = await measure_eclipse(lab, nodes - bad, bad, tries, subtle=subtle)
             return {"eclipse": as_row(seed, found, mode=_mode(settings))}
 
     return work
@@ -147,6 +149,7 @@ RUNS = [
     Run("basics-1000-cold", 15, _basics(1000, ITERATIVE, "cold")),
     Run("eclipse-1000", 51, _eclipse(1000, ITERATIVE, 1000)),
     Run("eclipse-1000-many-keys", 52, _eclipse(1000, ITERATIVE, 20_000)),
+    Run("eclipse-300-subtle", 54, _eclipse(300, ITERATIVE, 300, subtle=True)),
     Run("partition-100", 32, _partition(100, FULL_MAP)),
     Run("loss-1000", 21, _loss(1000, CALM)),
     Run("loss-100", 22, _loss(100, FULL_MAP)),
@@ -171,6 +174,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="instead of each run's own")
     parser.add_argument("--at-once", type=int, default=os.cpu_count() or 1, metavar="N")
     parser.add_argument("--json", type=Path, default=Path("bench-results/dht-sim.json"))
+    parser.add_argument("--docs", type=Path, metavar="PAGE", help="write the last figures there")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -178,21 +182,27 @@ def main() -> int:
         seed = run.seed if options.seed is None else options.seed
         print(json.dumps(run_simulation(seed, lambda: run.work(seed))))
         return 0
+    if options.docs:
+        write_docs(options.docs, json.loads(options.json.read_text()))
+        return 0
     runs = [run for run in RUNS if fnmatch(run.name, options.only)]
     if not runs:
         parser.error(f"no run is called {options.only}; there are {[run.name for run in RUNS]}")
     tables: dict[str, list[Row]] = {}
     failed = []
     with ThreadPoolExecutor(options.at_once) as pool:
-        for run, result in zip(
-            runs, pool.map(lambda r: _in_process(r, options), runs), strict=True
-        ):
+        under_way = {pool.submit(_in_process, run, options): run for run in runs}
+        for done in as_completed(under_way):
+            run, result = under_way[done], done.result()
             if result is None:
                 failed.append(run.name)
             for table, row in (result or {}).items():
                 tables.setdefault(table, []).append({"run": run.name, **row})
+            # Whatever becomes of the others.
+            write_json(options.json, tables)
     for title, rows in tables.items():
-        print_rows(title, sorted(rows, key=lambda row: (row["nodes"], row["run"])))
+        rows.sort(key=lambda row: (row["nodes"], row["run"]))
+        print_rows(title, rows)
     write_json(options.json, tables)
     print(f"\nwritten to {options.json}")
     if failed:
@@ -209,8 +219,12 @@ def _in_process(run: Run, options: argparse.Namespace) -> dict[str, Any] | None:
     done = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONHASHSEED": "0"}
     )
-    _say(f"{run.name} (seed {seed}) took {time.monotonic() - began:.0f} s")
-    return None if done.returncode else json.loads(done.stdout)
+    seconds = round(time.monotonic() - began)
+    _say(f"{run.name} (seed {seed}) took {seconds} s")
+    if done.returncode:
+        return None
+    result: dict[str, Any] = json.loads(done.stdout)
+    return {table: {**row, "took": seconds} for table, row in result.items()}
 
 
 if __name__ == "__main__":

@@ -26,11 +26,11 @@ def generate_near(lab: Lab, target: int, count: int, tries: int) -> list[LabSign
 
 
 class Ring:
-    """Colluding nodes: they join as others do, and answer with each other and with nothing else."""
+    """Colluding nodes: they join as others do, and name nobody but `named`."""
 
-    def __init__(self, nodes: Sequence[LabNode], k: int) -> None:
+    def __init__(self, named: Sequence[LabNode], k: int) -> None:
         self._k = k
-        self._addresses = {node.peer: (node.address,) for node in nodes}
+        self._addresses = {node.peer: (node.address,) for node in named}
         self._index = PeerIndex(self._addresses)
 
     def corrupt(self, node: LabNode) -> None:
@@ -74,6 +74,7 @@ class Eclipse:
     nodes: int
     colluders: int
     tries: int
+    subtle: bool
     surrounded: float
     said_stored: int
     honest_storers: int
@@ -81,13 +82,21 @@ class Eclipse:
     others_found: float
 
 
-async def measure_eclipse(lab: Lab, honest: int, colluders: int, tries: int) -> Eclipse:
-    """A mesh of honest nodes and a ring that surrounds one key, then announced and looked for."""
+async def measure_eclipse(
+    lab: Lab, honest: int, colluders: int, tries: int, *, subtle: bool = False
+) -> Eclipse:
+    """A mesh of honest nodes and a ring that surrounds one key, then announced and looked for.
+
+    The ring names nobody but itself, or (`subtle`) everybody but the k honest nodes that are
+    nearest to the key.
+    """
     victim = lab.rng.randbytes(32)
     target = chunk_position(victim)
     good = [lab.add() for _ in range(honest)]
     bad = [lab.add(signer) for signer in generate_near(lab, target, colluders, tries)]
-    ring = Ring(bad, lab.settings.k)
+    hidden = sorted(good, key=lambda node: peer_position(node.peer) ^ target)[: lab.settings.k]
+    named = [node for node in lab.nodes if node not in hidden] if subtle else bad
+    ring = Ring(named, lab.settings.k)
     await lab.settle([*good, *bad])
     await trio.sleep(60)  # a full map takes some rounds to be complete
     for node in bad:
@@ -109,6 +118,7 @@ async def measure_eclipse(lab: Lab, honest: int, colluders: int, tries: int) -> 
         nodes=honest + colluders,
         colluders=colluders,
         tries=tries,
+        subtle=subtle,
         surrounded=sum(peer in evil for peer in nearest) / len(nearest),
         said_stored=report.stored[victim],
         honest_storers=sum(kept),
