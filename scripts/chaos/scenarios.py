@@ -248,7 +248,9 @@ def _put(lab: Lab, then: Callable[[], None] | None) -> Figures:
     lab.fresh_client()
     _get(lab, Kept(file, report["link"]))
     file.unlink()
-    return Figures(report["seconds"], 2 * report["size"], _wasted(trace), report["retries"])
+    confirming = sum(p["busy"] for p in trace["phases"] if p["name"] == "confirming")
+    told = Figures(report["seconds"], 2 * report["size"], _wasted(trace), report["retries"])
+    return _with_remark(told, f"{confirming:.1f} s to read copies back")
 
 
 def _put_plain(lab: Lab, stage: Stage) -> Figures:
@@ -261,6 +263,12 @@ def _put_while_one_freezes(lab: Lab, stage: Stage) -> Figures:
     lab.proxy.set_line(THIN)
     lab.fresh_client()
     return _put(lab, lambda: lab.proxy.freeze([1]))
+
+
+def _put_while_one_is_stopped(lab: Lab, stage: Stage) -> Figures:
+    lab.proxy.set_line(THIN)
+    lab.fresh_client()
+    return _put(lab, lambda: lab.holders[1].signal(signal.SIGSTOP))
 
 
 def _with_remark(told: Figures, remark: str) -> Figures:
@@ -279,11 +287,15 @@ SCENARIOS = (
     Scenario(_PLAIN, _over(Line()), quick=True),
     Scenario("get, 4 peers, RTT 1 ms", _over(Line(rtt=0.001)), _PLAIN),
     Scenario(_BY_ONE, _over(Line(rtt=0.05), max_concurrent_retrievals=1), _PLAIN),
-    Scenario("get, 4 peers, RTT 50 ms, 8 in flight", _over(Line(rtt=0.05)), _BY_ONE),
+    Scenario(
+        "get, 4 peers, RTT 50 ms, 8 in flight",
+        _over(Line(rtt=0.05), max_concurrent_retrievals=8),
+        _BY_ONE,
+    ),
     Scenario("get, 4 peers, RTT 200 ms", _over(Line(rtt=0.2, jitter=0.02)), _PLAIN),
     Scenario(
-        'get, 4 peers, RTT 200 ms, "auto"',
-        _over(Line(rtt=0.2, jitter=0.02), max_concurrent_retrievals="auto"),
+        "get, 4 peers, RTT 200 ms, 8 in flight",
+        _over(Line(rtt=0.2, jitter=0.02), max_concurrent_retrievals=8),
         _PLAIN,
     ),
     Scenario(_THIN_GET, _over(THIN), quick=True),
@@ -305,6 +317,7 @@ SCENARIOS = (
     Scenario("  all fall silent, and are back", _all_silent_then_back, _THIN_GET),
     Scenario(_THIN_PUT, _put_plain),
     Scenario("  one target freezes", _put_while_one_freezes, _THIN_PUT, quick=True),
+    Scenario("  one target is stopped (SIGSTOP)", _put_while_one_is_stopped, _THIN_PUT),
 )
 """In the order in which they are played; a measure comes before what is measured by it, or is the
 plain run, which is played whatever was chosen."""
