@@ -81,6 +81,8 @@ class Tally:
     told: dict[PeerId, set[bytes]] = field(default_factory=dict)
     unanswered: Counter[PeerId] = field(default_factory=Counter)
     reported: bool = False
+    times_let_go: int = -1
+    """How often anything had been let go when all keys were known to be held; -1: never."""
     queries: list[QueryReport] = field(default_factory=list)
 
     def aim(self, digest: bytes, peers: int) -> None:
@@ -128,6 +130,7 @@ class Publisher:
         self._patience = Patience(context.counters)
         self._spreads = trio.CapacityLimiter(_PARALLEL_SPREADS)
         self._under_way: set[bytes] = set()
+        self._times_let_go = 0
         self._telling: dict[PeerId, set[trio.Event]] = {}
         """Ends of what is being announced to each peer, whether a caller waits for it or not."""
         self.missed: Callable[[Iterable[PeerId]], None] = lambda failed: None
@@ -160,6 +163,8 @@ class Publisher:
         """
         tally = Tally(dict.fromkeys(held, 0))
         keys = list(held)
+        if len(self._chunks.still_held(keys)) == len(keys):
+            tally.times_let_go = self._times_let_go
         for start in range(0, len(keys), _KEYS_AT_ONCE):
             async with self._spreads:
                 batch = keys[start : start + _KEYS_AT_ONCE]
@@ -308,7 +313,9 @@ class Publisher:
         tally.told.setdefault(peer, set()).update(digests)
         for start in range(0, len(digests), MAX_KEYS_PER_MESSAGE):
             # What was let go meanwhile must not be announced after its withdrawal.
-            batch = self._chunks.still_held(digests[start : start + MAX_KEYS_PER_MESSAGE])
+            batch = digests[start : start + MAX_KEYS_PER_MESSAGE]
+            if self._times_let_go != tally.times_let_go:
+                batch = self._chunks.still_held(batch)
             if not batch:
                 continue
             try:
@@ -345,6 +352,7 @@ class Publisher:
 
     def let_go(self, digests: Sequence[bytes]) -> None:
         """Stop holding and repeating these chunks; nobody is told yet."""
+        self._times_let_go += 1
         self._chunks.let_go(digests)
         self.untold.told(digests)
 

@@ -38,6 +38,9 @@ from .measure import cpu_seconds
 CHUNKS = 1024
 _OPERATION_LIMIT = 60.0
 _SETTLES_WITHIN = 60.0
+_SETTLED = 0.2
+"""Share of a core that all nodes together may use by themselves when the measurement begins."""
+_SAMPLE = 3.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,18 @@ async def _wait_for_map(dht: Dht, members: int) -> None:
             await trio.sleep(0.1)
 
 
+async def _settle(mesh: Testnet) -> float:
+    """Wait until nodes that have just started are done with it; the share of a core they use."""
+    pids = [node.pid for node in mesh.nodes if node.pid is not None]
+    until = trio.current_time() + _SETTLES_WITHIN
+    while True:
+        cpu, began = _cpu(pids), trio.current_time()
+        await trio.sleep(_SAMPLE)
+        used = (_cpu(pids) - cpu) / (trio.current_time() - began)
+        if used < _SETTLED or trio.current_time() > until:
+            return used
+
+
 async def _timed(call: Callable[[], Awaitable[float]]) -> tuple[float, float]:
     """Milliseconds, and the success that `call` returns."""
     began = trio.current_time()
@@ -115,11 +130,14 @@ async def _batches(
     )
 
 
-async def _measure_testnet(writer: Dht, reader: Dht, mesh: Testnet, times: int) -> list[Batches]:
+async def _measure_testnet(
+    writer: Dht, reader: Dht, mesh: Testnet, times: int
+) -> tuple[float, list[Batches]]:
     rng = random.Random(1)
     members = len(mesh.nodes) + 2
     for dht in (writer, reader):
         await _wait_for_map(dht, members)
+    idle = await _settle(mesh)
     announced: list[list[bytes]] = []
 
     async def announce() -> float:
@@ -147,11 +165,14 @@ async def _measure_testnet(writer: Dht, reader: Dht, mesh: Testnet, times: int) 
     lines.append(await _batches(f"find, {what}", mesh, finds(announced)))
     lines.append(await _batches(f"announce, {what}", mesh, [announce] * times))
     lines.append(await _batches(f"find those, {what}", mesh, finds(announced[times:])))
-    return lines
+    return idle, lines
 
 
-def measure_testnet(nodes: int, times: int) -> list[Batches]:
-    """`nodes` whole nodes in processes of their own, and two more in this one that are driven."""
+def measure_testnet(nodes: int, times: int) -> tuple[float, list[Batches]]:
+    """`nodes` whole nodes in processes of their own, and two more in this one that are driven.
+
+    The share of a core that all of them use while nobody asks anything, and the lines.
+    """
     with (
         open_testnet(nodes) as mesh,
         tempfile.TemporaryDirectory(prefix="meshnode-bench-") as scratch,
@@ -163,7 +184,7 @@ def measure_testnet(nodes: int, times: int) -> list[Batches]:
             client.must("join", token)
             client.configure()
 
-        async def drive() -> list[Batches]:
+        async def drive() -> tuple[float, list[Batches]]:
             async with AsyncExitStack() as stack:
                 parts = [
                     await stack.enter_async_context(
@@ -288,9 +309,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=Path("bench-results/dht.json"))
     options = parser.parse_args()
     quiet()
-    batches = measure_testnet(options.nodes, options.times) if options.nodes else []
+    idle, batches = measure_testnet(options.nodes, options.times) if options.nodes else (0.0, [])
     if batches:
         _print_batches(batches, options.nodes)
+        print(
+            f"all nodes by themselves, when nobody asks anything: {1000 * idle:.0f} CPU ms a second"
+        )
     singles: list[Singles] = []
     memory: dict[str, float] = {}
     if options.peers:
@@ -302,6 +326,7 @@ def main() -> int:
     options.json.parent.mkdir(parents=True, exist_ok=True)
     result = {
         "machine": {"cores": os.cpu_count(), "python": sys.version},
+        "idle_cpu_share": idle,
         "testnet": [asdict(line) for line in batches],
         "singles": [asdict(line) for line in singles],
         "memory_mib": {"records": options.records, **memory},
