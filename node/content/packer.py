@@ -48,6 +48,8 @@ class Packer:
         self._sealer = sealer
         self._target = target
         self._pending = bytearray()
+        """Memory of the pack that is being filled, and of the next one after it."""
+        self._used = 0
         self._open: list[PackSlot] = []
         self._slots: dict[Digest, PackSlot] = {}
         self._sealed: list[SealedChunk] = []
@@ -64,10 +66,13 @@ class Packer:
         slot = self._slots.get(digest)
         if slot is not None:
             return slot
-        if self._pending and len(self._pending) + size > self._target:
+        if self._used and self._used + size > self._target:
             self._seal()
-        slot = PackSlot(len(self._pending), size)
-        self._pending += data
+        slot = PackSlot(self._used, size)
+        self._used += size
+        if self._used > len(self._pending):
+            self._pending += bytes(max(self._target, self._used) - len(self._pending))
+        self._pending[slot.offset : self._used] = data
         self._slots[digest] = slot
         self._open.append(slot)
         return slot
@@ -79,14 +84,15 @@ class Packer:
 
     def flush(self) -> list[SealedChunk]:
         """Seal what is left and return all packs not yet taken. Every slot has its `ref` now."""
-        if self._pending:
+        if self._used:
             self._seal()
         return self.take()
 
     def _seal(self) -> None:
-        chunk = self._sealer.seal_own(memoryview(self._pending))
+        with memoryview(self._pending) as whole, whole[: self._used] as pack:
+            chunk = self._sealer.seal_own(pack)
         for slot in self._open:
             slot._ref = chunk.ref
         self._sealed.append(chunk)
-        self._pending = bytearray()
+        self._used = 0
         self._open = []

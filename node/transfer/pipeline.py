@@ -23,7 +23,15 @@ from .announce import Announcer
 from .context import TransferContext
 from .events import FileDone, ProgressMeter
 from .failures import task_group
-from .reading import Draft, FileCut, FilesReader, SealedMemory, Window, seal_window
+from .reading import (
+    Draft,
+    FileCut,
+    FilesReader,
+    SealedMemory,
+    Window,
+    seal_window,
+    untouched_memory,
+)
 from .source import Failure
 from .tracing import Tracer
 from .upload import Uploader
@@ -39,14 +47,14 @@ class BufferPool:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._free: list[bytearray] = []
+        self._free: list[memoryview] = []
         self._permits = trio.Semaphore(_WINDOWS)
 
-    async def take(self) -> bytearray:
+    async def take(self) -> memoryview:
         await self._permits.acquire()
-        return self._free.pop() if self._free else bytearray(self._size)
+        return self._free.pop() if self._free else untouched_memory(self._size)
 
-    def give_back(self, buffer: bytearray) -> None:
+    def give_back(self, buffer: memoryview) -> None:
         self._free.append(buffer)
         self._permits.release()
 
@@ -200,7 +208,7 @@ class Pipeline:
 class _StreamFiller:
     """Fills windows with bytes that are handed in. Owns a buffer while `window` is not None."""
 
-    def __init__(self, file: FileCut, buffer: bytearray) -> None:
+    def __init__(self, file: FileCut, buffer: memoryview) -> None:
         self._file = file
         self.window: Window | None = Window(buffer)
 
@@ -209,7 +217,7 @@ class _StreamFiller:
         assert self.window is not None, "between two windows"
         return self.window
 
-    def begin(self, buffer: bytearray, carried: bytes) -> None:
+    def begin(self, buffer: memoryview, carried: bytes) -> None:
         buffer[: len(carried)] = carried
         self.window = Window(buffer, used=len(carried))
 
@@ -232,7 +240,7 @@ class _StreamFiller:
         self._hash_new()
         window = self._filling
         rest = self._file.cut(window, 0, final=False)
-        return bytes(memoryview(window.buffer)[rest : window.used])
+        return bytes(window.buffer[rest : window.used])
 
     def finish(self) -> None:
         """The stream has ended."""
@@ -242,7 +250,7 @@ class _StreamFiller:
 
     def _hash_new(self) -> None:
         window = self._filling
-        self._file.hash(memoryview(window.buffer)[window.used - window.bytes_read : window.used])
+        self._file.hash(window.buffer[window.used - window.bytes_read : window.used])
 
 
 def thread_count() -> int:

@@ -7,6 +7,7 @@ file that changes meanwhile is read once more, and left out if it changes again.
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 from collections.abc import Generator, Sequence
@@ -29,6 +30,12 @@ def window_bytes(profile: ChunkerProfile) -> int:
     """How large a buffer must be: at least two of the largest chunks, so that what is carried from
     one window to the next is never more than half of it."""
     return max(_WINDOW_BYTES, 2 * profile.max_size)
+
+
+def untouched_memory(size: int) -> memoryview:
+    """Memory that is used from the page on that is first written to. What small files leave of a
+    window costs nothing so, and nothing is set to zero before it is overwritten."""
+    return memoryview(mmap.mmap(-1, size))
 
 
 @dataclass(slots=True, eq=False)
@@ -59,7 +66,7 @@ class Piece:
 class Window:
     """What one pass of reading brought."""
 
-    buffer: bytearray
+    buffer: memoryview
     used: int = 0
     pieces: list[Piece] = field(default_factory=list)
     packs: list[SealedChunk] = field(default_factory=list)
@@ -74,14 +81,14 @@ class SealedMemory:
     memory that is new for every chunk costs more than the sealing."""
 
     def __init__(self) -> None:
-        self._memory = bytearray()
+        self._memory = memoryview(b"")
 
     def room(self, window: Window, sealer: Sealer) -> memoryview:
         """For all pieces of `window`. What was sealed into it before is lost."""
         needed = len(window.buffer) + sealer.overhead * len(window.pieces)
         if len(self._memory) < needed:
-            self._memory = bytearray(needed + _SPARE_BYTES)
-        return memoryview(self._memory)
+            self._memory = untouched_memory(needed + _SPARE_BYTES)
+        return self._memory
 
 
 def seal_window(window: Window, sealer: Sealer, into: SealedMemory | None) -> list[SealedChunk]:
@@ -94,10 +101,9 @@ def seal_window(window: Window, sealer: Sealer, into: SealedMemory | None) -> li
         Each chunk once, packs included.
     """
     sealed = {chunk.ref.digest: chunk for chunk in window.packs}
-    view = memoryview(window.buffer)
     room = None if into is None else into.room(window, sealer)
     for piece in window.pieces:
-        chunk = sealer.seal_own(view[piece.start : piece.end], room)
+        chunk = sealer.seal_own(window.buffer[piece.start : piece.end], room)
         piece.draft.refs[piece.index] = chunk.ref
         if sealed.setdefault(chunk.ref.digest, chunk) is chunk and room is not None:
             room = room[chunk.ref.size :]
@@ -122,7 +128,7 @@ class FileCut:
 
         Returns where the uncertain rest begins; nothing is left when `final`.
         """
-        view = memoryview(window.buffer)[start : window.used]
+        view = window.buffer[start : window.used]
         begin = start
         for offset in cut(self._profile, view, final):
             window.pieces.append(Piece(self.draft, len(self.draft.refs), begin, start + offset))
@@ -151,13 +157,13 @@ class FilesReader:
         self._profile = profile
         self._packer = packer
         self._pack_below = pack_below if packer is not None else 0
-        self._window = Window(bytearray())
+        self._window = Window(memoryview(b""))
         self._carried = bytearray()
         """What one window had left over, until the next one has a buffer."""
         self._work = self._run()
         next(self._work)
 
-    def fill(self, buffer: bytearray) -> Window | None:
+    def fill(self, buffer: memoryview) -> Window | None:
         """Read on until `buffer` is full or all is read; None when there was nothing left."""
         try:
             return self._work.send(buffer)
@@ -170,7 +176,7 @@ class FilesReader:
 
     # --- one long walk over all files, which pauses whenever a window is full ---
 
-    def _run(self) -> Generator[Window | None, bytearray]:
+    def _run(self) -> Generator[Window | None, memoryview]:
         self._window = Window((yield None))
         for file in self._files:
             yield from self._file(file)
@@ -195,7 +201,7 @@ class FilesReader:
             self._window.packs += self._packer.take()
         return self._window
 
-    def _file(self, file: FoundFile) -> Generator[Window, bytearray]:
+    def _file(self, file: FoundFile) -> Generator[Window, memoryview]:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe put there meanwhile: no wait
         if not file.follow:
             flags |= os.O_NOFOLLOW
@@ -211,14 +217,15 @@ class FilesReader:
         finally:
             os.close(fd)
 
-    def _try_twice(self, fd: int, file: FoundFile) -> Generator[Window, bytearray]:
-        for _ in range(2):
+    def _try_twice(self, fd: int, file: FoundFile) -> Generator[Window, memoryview]:
+        for again in (False, True):
             before = os.fstat(fd)
             if not stat.S_ISREG(before.st_mode):
                 reason = f"became a {kind_name(before.st_mode)}"
                 self._window.failures.append(Failure(file.path, reason))
                 return
-            os.lseek(fd, 0, os.SEEK_SET)
+            if again:
+                os.lseek(fd, 0, os.SEEK_SET)
             draft = Draft(file.path, stat.S_IMODE(before.st_mode), before.st_mtime_ns)
             if before.st_size < self._pack_below:
                 whole = self._read_small(fd, draft, before.st_size)
@@ -242,12 +249,12 @@ class FilesReader:
         self._window.bytes_read += size
         return True
 
-    def _read_large(self, fd: int, draft: Draft) -> Generator[Window, bytearray]:
+    def _read_large(self, fd: int, draft: Draft) -> Generator[Window, memoryview]:
         file = FileCut(draft, self._profile)
         start = self._window.used
         while True:
             window = self._window
-            room = memoryview(window.buffer)[window.used :][:_READ_BYTES]
+            room = window.buffer[window.used :][:_READ_BYTES]
             if not room:
                 start = yield from self._next_window(file.cut(window, start, final=False))
                 continue
@@ -259,15 +266,15 @@ class FilesReader:
             window.used += count
             window.bytes_read += count
 
-    def _next_window(self, rest: int) -> Generator[Window, bytearray, int]:
+    def _next_window(self, rest: int) -> Generator[Window, memoryview, int]:
         """Hand over a full window; what is not cut yet goes to the front of the next one."""
         count = self._window.used - rest
         if len(self._carried) < count:
             self._carried = bytearray(self._profile.max_size)
         carried = memoryview(self._carried)[:count]
-        carried[:] = memoryview(self._window.buffer)[rest : self._window.used]
+        carried[:] = self._window.buffer[rest : self._window.used]
         self._window = Window((yield self._take_window()))
-        memoryview(self._window.buffer)[:count] = carried
+        self._window.buffer[:count] = carried
         self._window.used = count
         return 0
 

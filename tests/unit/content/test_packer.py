@@ -26,6 +26,16 @@ def test_every_packed_file_is_found_again_in_its_slot(files: list[bytes]) -> Non
     assert packer.flush() == []
 
 
+def test_a_pack_that_was_sealed_is_not_touched_by_the_next_one() -> None:
+    packer = Packer(Sealer(None, "none"), 1000)  # public and as it is: a copy of what was packed
+    packer.add(b"a" * 900)
+    packer.add(b"b" * 900)
+    packer.add(b"c" * 3000)
+    packer.add(b"d" * 10)
+    plains = [bytes(chunk.data) for chunk in packer.flush()]
+    assert plains == [b"a" * 900, b"b" * 900, b"c" * 3000, b"d" * 10]
+
+
 def test_many_small_files_share_few_chunks_sealed_once_each() -> None:
     packer = Packer(Sealer(SECRET, "none"), 10_000)
     slots = [packer.add(b"%07d" % i * 10) for i in range(1000)]

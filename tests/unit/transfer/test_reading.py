@@ -14,6 +14,7 @@ from meshnode.node.transfer.reading import (
     SealedMemory,
     Window,
     seal_window,
+    untouched_memory,
     window_bytes,
 )
 from meshnode.node.transfer.source import look_at
@@ -30,7 +31,7 @@ def noise(seed: str, size: int) -> bytes:
 def windows_of(path: Path) -> list[tuple[Window, bytes]]:
     """All windows of a file, each with what its buffer held."""
     reader = FilesReader(look_at(path).files, PROFILE, None, 0)
-    buffer, found = bytearray(BUFFER), []
+    buffer, found = untouched_memory(BUFFER), []
     while (window := reader.fill(buffer)) is not None:
         found.append((window, bytes(buffer)))
     reader.close()
@@ -69,7 +70,7 @@ def test_a_buffer_holds_two_of_the_largest_chunks() -> None:
 
 def sealed(data: bytes, cuts: int, memory: SealedMemory | None) -> list[SealedChunk]:
     """`data` as a window of `cuts` equal pieces."""
-    window, draft, size = Window(bytearray(data)), Draft(b"", 0, 0), len(data) // cuts
+    window, draft, size = Window(memoryview(data)), Draft(b"", 0, 0), len(data) // cuts
     for number in range(cuts):
         window.pieces.append(_piece(draft, number, size))
         draft.refs.append(None)
