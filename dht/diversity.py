@@ -30,7 +30,7 @@ def network_group(addresses: Iterable[str]) -> str | None:
     return None
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16384)
 def _group_of(address: str) -> str | None:
     parts = address.split("/", 3)
     if len(parts) < 3 or parts[1] not in ("ip4", "ip6"):

@@ -142,7 +142,7 @@ RUNS = [
     # The long ones first, so that the short ones fill the gaps.
     Run("churn-1000", 41, _churn(1000, CALM, 2.0, "exponential")),
     Run("churn-100-iterative", 43, _churn(100, CALM, 24.0, "exponential")),
-    Run("churn-100", 42, _churn(100, CALM_MAP, 6.0, "exponential")),
+    Run("churn-100", 42, _churn(100, CALM_MAP, 12.0, "exponential")),
     Run("churn-100-lognormal", 44, _churn(100, CALM_MAP, 6.0, "lognormal")),
     Run("basics-10000", 14, _basics(10_000, ITERATIVE, "settled")),
     Run("partition-1000", 31, _partition(1000, CALM)),
