@@ -203,17 +203,19 @@ class ChunkSettings:
 
     max_concurrent_retrievals: int | Literal["auto"] = _setting(
         IntegerOrAuto(Integer(1, 1024)),
-        "auto",
-        'Chunks in flight on a get; "auto" adapts to what peers deliver, from 8 on; 1 is strictly '
-        "sequential.",
-        "A small number spares a line that others use, too; memory is bounded (64 MiB) anyway.",
+        8,
+        "Chunks in flight on a get; 1 is strictly sequential, "
+        '"auto" begins with 8 and adapts to what peers deliver.',
+        'Peers are far or many: "auto" is never slower and up to four times as fast over 200 ms. '
+        "Fewer spares a line that others use, too; memory is bounded (64 MiB) anyway.",
     )
     max_concurrent_uploads: int | Literal["auto"] = _setting(
         IntegerOrAuto(Integer(1, 1024)),
-        "auto",
-        'Chunks being sent at once on a put; "auto" adapts to what peers take, from 8 on; 1 is '
-        "strictly sequential, up to the receipt.",
-        "A small number leaves a slow uplink usable; memory is bounded (24 MiB) anyway.",
+        4,
+        "Chunks being sent at once on a put; 1 is strictly sequential, up to the receipt; "
+        '"auto" begins with 8 and adapts to what peers take.',
+        'Peers are far away or many: "auto" fills the lines to them. '
+        "Fewer leaves a slow uplink usable; memory is bounded (24 MiB) anyway.",
     )
     chunk_timeout_secs: float = _setting(
         Seconds(0.1, 3600),

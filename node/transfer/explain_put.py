@@ -108,7 +108,7 @@ def advice(trace: Trace, names: Names) -> list[str]:
         )
     elif not gone and trace.outcome == "stored":
         lines.append(
-            "It is what those peers, their disks and the lines to them can take, unless "
-            'performance.chunks.max_concurrent_uploads is a number: "auto" fills long lines better.'
+            "Over a long or wide line, performance.chunks.max_concurrent_uploads = "
+            '"auto" may fill it better; else it is what those peers and their disks can take.'
         )
     return lines

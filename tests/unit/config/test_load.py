@@ -29,7 +29,7 @@ def refusal(load: Load, text: str = "", env: Mapping[str, str] | None = None) ->
 def test_without_a_file_everything_is_default(tmp_path: Path) -> None:
     config = load_config(tmp_path / "new", env={})
     assert config.network.listen == ("/ip4/0.0.0.0/tcp/4710",)
-    assert config.performance.chunks.max_concurrent_retrievals == "auto"
+    assert config.performance.chunks.max_concurrent_retrievals == 8
     assert not (tmp_path / "new").exists()
 
 

@@ -35,8 +35,8 @@ def test_variables_are_distinct() -> None:
 def test_the_chunk_section_has_exactly_the_promised_keys_and_defaults() -> None:
     section = {s.leaf: s.default for s in SETTINGS.values() if s.section == "performance.chunks"}
     assert section == {
-        "max_concurrent_retrievals": "auto",
-        "max_concurrent_uploads": "auto",
+        "max_concurrent_retrievals": 8,
+        "max_concurrent_uploads": 4,
         "chunk_timeout_secs": 10,
         "retry_failed_chunks": 3,
         "prefer_fast_peers": True,

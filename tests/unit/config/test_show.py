@@ -15,7 +15,7 @@ def config(tmp_path: Path) -> Config:
 
 def test_one_value_is_found_by_its_key(config: Config) -> None:
     assert get_value(config, "storage.quota") == 5 * 1024**3
-    assert get_value(config, "performance.chunks.max_concurrent_uploads") == "auto"
+    assert get_value(config, "performance.chunks.max_concurrent_uploads") == 4
 
 
 @pytest.mark.parametrize("key", ["storage", "storage.qota", "paths.home", "", "__class__.x"])
