@@ -44,7 +44,8 @@ def test_with_a_full_map_a_thousand_keys_cost_one_request_per_member(nodes: int,
     assert announcing.asked <= nodes - 1, f"seed {seed}: {announcing}"
     # What a new connection makes both sides ask is counted as well.
     assert announcing.messages_again <= 1.2 * nodes, f"seed {seed}: {announcing}"
-    assert announcing.fewest_storers >= min(nodes - 1, 19)
+    # The announcement is over when most have every key; `placed` says that the others got it too.
+    assert announcing.fewest_storers >= min(nodes - 1, 11)
     assert announcing.placed > 0.95
     assert announcing.found == 1
     assert announcing.find_messages <= 2 * nodes
