@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -59,6 +60,9 @@ async def _serve(config: Config, on_ready: OnReady, signals: AsyncIterator[int])
         nursery.start_soon(_obey_signals, starting, signals)
         async with open_node(config) as node, serve_api(node, config.paths.socket):
             starting.node = node
+            # A folder of ten thousand files makes enough objects for several full collections; what
+            # the node itself is made of stays, and need not be looked at in each of them.
+            gc.freeze()
             nursery.start_soon(_announce, node, on_ready)
             await node.wait_stop_requested()
             log.info("stopping")
