@@ -294,8 +294,8 @@ SCENARIOS = (
     ),
     Scenario("get, 4 peers, RTT 200 ms", _over(Line(rtt=0.2, jitter=0.02)), _PLAIN),
     Scenario(
-        "get, 4 peers, RTT 200 ms, 8 in flight",
-        _over(Line(rtt=0.2, jitter=0.02), max_concurrent_retrievals=8),
+        'get, 4 peers, RTT 200 ms, "auto"',
+        _over(Line(rtt=0.2, jitter=0.02), max_concurrent_retrievals="auto"),
         _PLAIN,
     ),
     Scenario(_THIN_GET, _over(THIN), quick=True),
