@@ -108,6 +108,9 @@ class PeerIndex:
     def __len__(self) -> int:
         return len(self._positions)
 
+    def __contains__(self, peer: PeerId) -> bool:
+        return peer_position(peer) in self._peer_at
+
     def closest(self, target: int, count: int) -> list[PeerId]:
         """The `count` peers nearest to `target`, nearest first; fewer when there are fewer."""
         near = sorted(self._pool(target, count), key=target.__xor__)

@@ -43,6 +43,7 @@ _ANSWER_WITHIN = 0.5
 _TIME_TO_ANSWER = 0.25
 _LEAST_WAIT = 0.1
 _PARALLEL = 32
+_RECENT = 1.0
 
 
 class Locator:
@@ -58,6 +59,7 @@ class Locator:
         self._gossip = gossip
         self._rng = context.rng
         self._claims = Claims(context.own, context.contacts.is_met)
+        self._recent = -inf, PeerIndex([])
 
     @property
     def knows_all(self) -> bool:
@@ -128,6 +130,18 @@ class Locator:
     def index(self) -> PeerIndex:
         """All peers taken into account, ourselves included."""
         return PeerIndex([*self.everyone(), self._own])
+
+    def index_with(self, peer: PeerId) -> PeerIndex:
+        """As `index`, up to a second old unless `peer` is missing in it.
+
+        Peers come by the hundred, and each would cost an index of the whole mesh.
+        """
+        now = trio.current_time()
+        made, index = self._recent
+        if now > made + _RECENT or peer not in index:
+            index = self.index()
+            self._recent = now, index
+        return index
 
     async def _chart(self, targets: Sequence[int]) -> None:
         """Ask around until each target lies under enough claims, or nobody nearer is left."""

@@ -119,7 +119,7 @@ class Repeater:
         wanted = list(keys)
         if not wanted:
             return []
-        index, k = self._locator.index(), self._settings.k
+        index, k = self._locator.index_with(peer), self._settings.k
         return [key for key in wanted if index.is_among_closest(peer, position_of(key), k)]
 
     async def repeat(self, stretch: int, stretches: int) -> None:
