@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from ...dht.host import Host
 from ...dht.peer_id import PeerId
 from ...errors import DeadlineError, MembershipError, MeshError, PeerError
 from .lanes import Lane
-from .link import PeerActivity, StreamLink
+from .link import PeerActivity, StreamGivenUp, StreamLink
 from .messages import PROTOCOL
 from .pending import Pending, Question
 from .settings import ExchangeSettings
@@ -80,24 +81,33 @@ class PeerChannel:
             DeadlineError: the peer was silent for too long.
         """
         self._users += 1
-        invitation: Invitation | None = None
         try:
             async with self._slots[question.lane]:
-                if question.invite is not None:
-                    invitation = await question.invite()
                 with trio.move_on_after(self._settings.answer_timeout) as limit:
-                    link = await self._pick(question.lane)
-                    told, invitation = invitation, None
-                    return await link.ask(question, told, limit)
+                    while True:
+                        with contextlib.suppress(StreamGivenUp):
+                            return await self._ask(question, limit)
         finally:
-            if invitation is not None:
-                invitation.over(0)
             self._users -= 1
             self._check_unused()
         raise DeadlineError(
             f"Peer {self.peer.short} did not complete a request within "
             f"{self._settings.answer_timeout:g} s, though it answered others.",
         )
+
+    async def _ask(self, question: Question, limit: trio.CancelScope) -> Pending:
+        invitation: Invitation | None = None
+        try:
+            if question.invite is not None:
+                began = trio.current_time()
+                invitation = await question.invite()
+                limit.deadline += trio.current_time() - began  # held up by ourselves
+            link = await self._pick(question.lane)
+            told, invitation = invitation, None
+            return await link.ask(question, told, limit)
+        finally:
+            if invitation is not None:
+                invitation.over(0)
 
     def _usable(self, lane: Lane) -> list[StreamLink]:
         return [link for link in self._links if link.lane is lane and link.usable]

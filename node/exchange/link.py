@@ -3,7 +3,8 @@
 Two tasks own the stream, one reads, one writes; the tasks that ask only leave a `Pending` and wait.
 So cancelling a request never cancels a read or a write, which would cost the stream and everything
 else on it. The peer is told by CANCEL, and whatever it answers still is read and dropped: at most
-one body of one chunk per request given up, at most `max_abandoned` of them.
+one body of one chunk per request given up, at most `max_abandoned` of them. A body of which a long
+rest is to come costs its stream; others who wait on it are asked to go to another one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,17 @@ from ...errors import DeadlineError, FormatError, MeshError, PeerError
 from ..transport.streams import BufferedStream
 from .frame_writer import FrameWriter
 from .lanes import Lane
-from .messages import MAX_REQUEST_ID, Body, Cancel, Data, Get, Proceed, Put
+from .messages import (
+    MAX_REQUEST_ID,
+    AskInfo,
+    Body,
+    Cancel,
+    Data,
+    Get,
+    Have,
+    Proceed,
+    Put,
+)
 from .metered import MeteredStream
 from .pending import Arrival, Pending, Question, wait_with_progress
 from .settings import ExchangeSettings
@@ -33,6 +44,8 @@ _log = structlog.get_logger(__name__)
 _CUT_BYTES = 256 * 1024
 _CUT_SECS = 0.25
 """A body given up of which more than this is to come costs its stream, if nobody else is on it."""
+_MOVE_SECS = 0.5
+"""The same where others are on it, who have to ask again on another stream."""
 _PRESUMED_UPLOAD_RATE = 1e6
 _LEAST_UPLOAD_RATE = 64e3
 
@@ -45,6 +58,10 @@ class PeerActivity:
     """When it last sent anything."""
     unacknowledged: int = 0
     """Body bytes queued or written in Puts that are not answered yet."""
+
+
+class StreamGivenUp(PeerError):
+    """Nothing is wrong with the peer: ask again, on another stream."""
 
 
 class StreamLink:
@@ -114,6 +131,7 @@ class StreamLink:
             limit: around all of the request.
 
         Raises:
+            StreamGivenUp: the stream was ended for the sake of this request and others.
             PeerError: the stream broke, or the peer spoke nonsense on it.
             DeadlineError: silence for too long.
         """
@@ -128,6 +146,8 @@ class StreamLink:
         finally:
             self._release(pending)
         if pending.failure is not None:
+            if isinstance(pending.failure, StreamGivenUp):
+                raise StreamGivenUp(pending.failure.message)
             raise PeerError(pending.failure.message, hint=pending.failure.hint)
         return pending
 
@@ -252,9 +272,25 @@ class StreamLink:
         pending.abandoned = True
         self._abandoned += 1
         self._writer.enqueue(encode(Cancel(ident)), b"", None)
-        # Where nobody else needs the stream, a new one is cheaper than the rest of a long body.
-        self._retired |= not self._live and self._rest_secs() > _CUT_SECS
+        # A new stream is cheaper than the rest of a long body.
+        rest = self._rest_secs()
+        self._retired |= not self._live and rest > _CUT_SECS
         self._retired |= self._abandoned > self._settings.max_abandoned
+        if self._live and rest > _MOVE_SECS and self._movable():
+            why = f"A long body from peer {self.peer.short} was given up, and its stream with it."
+            self.end(StreamGivenUp(why))
+
+    def _movable(self) -> bool:
+        """Whether all live requests may be asked again: none has begun to be answered or changes
+        what the peer keeps, and no body that somebody wants is under way."""
+        if self._incoming is not None and not self._incoming[0].abandoned:
+            return False
+        return all(
+            pending.abandoned
+            or not pending.sending
+            or (isinstance(pending.request, Have | Get | AskInfo) and not pending.began.is_set())
+            for pending in self._pending.values()
+        )
 
     def _rest_secs(self) -> float:
         """How long the rest of the body takes that comes in or goes out now."""

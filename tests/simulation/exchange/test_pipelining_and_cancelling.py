@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 import trio
 from blake3 import blake3
@@ -272,3 +275,78 @@ async def test_a_long_put_given_up_on_a_slow_line_is_cut_and_frees_the_server(
         assert pair.server.bytes_in_memory == 0
         assert pair.exchange.stats[pair.peer].bytes_sent < 1e6 + 400_000
         assert (await pair.exchange.info(pair.peer)).name == "attic"
+
+
+@asynccontextmanager
+async def _long_body_under_way(pair, chunk_of) -> AsyncIterator[trio.CancelScope]:
+    """A get of 8 MiB, of which one MB is here; cancel what this yields to give it up."""
+    digest = pair.store.add(chunk_of(8 * MIB))
+    scope = trio.CancelScope()
+
+    async def get() -> None:
+        with scope:
+            await pair.exchange.get_unverified(pair.peer, digest)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(get)
+        await trio.sleep(1.0)
+        yield scope
+
+
+ONE_STREAM = ExchangeSettings(streams_per_peer=1)
+
+
+async def test_a_long_body_given_up_is_cut_and_those_behind_it_ask_again(
+    autojump_clock, open_pair, chunk_of
+):
+    async with open_pair(bandwidth=1e6, settings=ONE_STREAM) as pair:
+        data = chunk_of(MIB, 1)
+        digest = pair.store.add(data)
+        got = []
+
+        async def get() -> None:
+            got.append(await pair.exchange.get_unverified(pair.peer, digest))
+
+        async with _long_body_under_way(pair, chunk_of) as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(get)
+                nursery.start_soon(pair.exchange.have, pair.peer, [digest])
+                await trio.sleep(0.1)
+                scope.cancel()
+                began = trio.current_time()
+            assert trio.current_time() - began < 1.6  # the rest of the first takes seven seconds
+        assert got == [data]
+        stats = pair.exchange.stats[pair.peer]
+        assert stats.bytes_received < 1.1e6 + MIB + 400_000
+        assert (stats.failures, stats.in_flight_requests) == (0, 0)
+        assert pair.server.bytes_in_memory == 0
+
+
+async def test_a_put_that_has_begun_keeps_the_stream_on_which_a_long_body_was_given_up(
+    autojump_clock, open_pair, chunk_of
+):
+    async with open_pair(bandwidth=1e6, settings=ONE_STREAM) as pair:
+        small = chunk_of(1000, 1)
+        async with _long_body_under_way(pair, chunk_of) as scope, trio.open_nursery() as nursery:
+            nursery.start_soon(pair.exchange.put, pair.peer, blake3(small).digest(), small)
+            await trio.sleep(0.1)
+            streams = set(pair.asking.connections()[0].streams)
+            scope.cancel()
+        assert set(pair.asking.connections()[0].streams) == streams
+        assert len(pair.kept) == 1
+        assert pair.exchange.stats[pair.peer].duplicates == 1
+
+
+async def test_a_body_that_comes_for_somebody_is_not_cut_for_one_given_up_behind_it(
+    autojump_clock, open_pair, chunk_of
+):
+    async with open_pair(bandwidth=1e6, settings=ONE_STREAM) as pair:
+        data = [chunk_of(4 * MIB, seed) for seed in (1, 2)]
+        digests = [pair.store.add(chunk) for chunk in data]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pair.exchange.get_unverified, pair.peer, digests[0])
+            await trio.sleep(0.5)
+            with trio.move_on_after(0.5):
+                await pair.exchange.get_unverified(pair.peer, digests[1])
+        assert pair.exchange.stats[pair.peer].bytes_received < 4 * MIB + 1000
+        assert len(pair.asking.connections()[0].streams) == 2  # both ends of one
