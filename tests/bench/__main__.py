@@ -26,7 +26,7 @@ from rich.table import Table
 from scripts.testnet import Testnet, TestnetNode, open_testnet
 
 from . import baselines
-from .measure import Result
+from .measure import Result, recycle_pages
 
 GIB = 1 << 30
 NGINX = "nginx -> curl"
@@ -97,8 +97,10 @@ def _put_and_get(
         # A fresh mesh each time: a chunk the store has already would cost nothing.
         with open_testnet(2, config={"storage.replication": "1"}, root=scratch) as mesh:
             for row, server in zip(rows, servers.values(), strict=False):
+                recycle_pages(scratch, size)
                 with row.run({"source": [server.pid]}):
                     server.fetch()
+            recycle_pages(scratch, 2 * size)
             with put.run({"source": _pids(mesh, 1)}):
                 link = _put(mesh[1], source)
             _get(mesh, link, source, get)
@@ -123,6 +125,7 @@ def _get(mesh: Testnet, link: str, source: Path, row: Result) -> None:
     receiver = len(mesh.nodes)
     target = mesh.root / "got"
     roles = {"source": _pids(mesh, *range(1, receiver)), "receiver": _pids(mesh, receiver)}
+    recycle_pages(mesh.root, row.bytes)
     with row.run(roles):
         mesh[receiver].must("--json", "get", link, "-o", target)
     _compare(source, target)
@@ -132,11 +135,10 @@ def _get(mesh: Testnet, link: str, source: Path, row: Result) -> None:
 def _two_copies(scratch: Path, source: Path, size: int, times: int) -> list[Result]:
     row = Result("meshnode put, one file, 2 copies", size)
     for _ in range(times):
-        with (
-            open_testnet(2, config={"storage.replication": "2"}, root=scratch) as mesh,
-            row.run({"source": _pids(mesh, 1), "receiver": _pids(mesh, 2)}),
-        ):
-            _put(mesh[1], source)
+        with open_testnet(2, config={"storage.replication": "2"}, root=scratch) as mesh:
+            recycle_pages(scratch, 3 * size)
+            with row.run({"source": _pids(mesh, 1), "receiver": _pids(mesh, 2)}):
+                _put(mesh[1], source)
     return [row]
 
 

@@ -21,21 +21,21 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
-from .measure import Result, repeat
+from .measure import Result, recycle_pages, repeat
 
 
 def copy(name: str, source: Path, target: Path, size: int, times: int) -> Result:
     """`cp -r`: the page cache moved once; no program that moves files can be faster."""
 
     def work(number: int) -> None:
-        subprocess.run(["cp", "-r", source, target / f"cp-{number}"], check=True)
+        subprocess.run(["cp", "-r", source, target / f"{source.name}-{number}"], check=True)
 
     def clean(number: int) -> None:
-        remove(target / f"cp-{number - 1}")
+        remove(target / f"{source.name}-{number - 1}")
+        recycle_pages(target, size)
 
-    result = repeat(name, size, times, {}, work, clean)
-    remove(target / f"cp-{times - 1}")
-    return result
+    # The last one stays: a file system may be slow to create files after many were deleted.
+    return repeat(name, size, times, {}, work, clean)
 
 
 def python_http(source: Path, target: Path, size: int, times: int) -> Result:
