@@ -21,6 +21,8 @@ from .keyspace import MANIFEST_NAMESPACE
 from .locator import Locator
 from .mailboxes import Mailboxes
 from .names import NAME_NAMESPACE
+from .own_record import OwnRecord
+from .peer_record import PEER_NAMESPACE
 from .publisher import Publisher
 from .query import Queries
 from .records import ChunkRecords
@@ -33,6 +35,7 @@ from .upkeep import Upkeep
 from .value_publisher import ValuePublisher
 from .value_reader import ValueReader
 from .values import ValueStore
+from .whereabouts import Whereabouts
 
 _CLOSE_WITHIN = 2.0
 
@@ -51,7 +54,7 @@ class DhtParts:
         )
         self.context = context
         self.chunks = chunks = ChunkRecords(own, settings, rows, counters)
-        self.values = values = ValueStore(own, settings, rows, counters)
+        self.values = values = ValueStore(own, settings, rows, counters, context.validators)
         self.mailboxes = mailboxes = Mailboxes(settings, rows, counters)
         self.traces = traces = Traces(context.wall_clock)
         self.queries = queries = Queries(context, traces)
@@ -63,9 +66,23 @@ class DhtParts:
         self.publisher = publisher = Publisher(context, traces, locator, chunks)
         self.value_publisher = giver = ValuePublisher(context, traces, queries, locator)
         self.finder = Finder(context, traces, locator, chunks)
-        self.reader = ValueReader(context, queries, locator, values, mailboxes, giver)
+        self.reader = reader = ValueReader(
+            context, queries, locator, values, mailboxes, giver, realm
+        )
+        self.whereabouts = Whereabouts(context, queries, reader, self.gossip)
+        self.own_record = None
+        if signer is not None:
+            self.own_record = OwnRecord(context, signer, realm, self.gossip, values, giver, reader)
         self.repeater = repeater = Repeater(
-            context, traces, locator, publisher, giver, chunks, values, mailboxes
+            context,
+            traces,
+            locator,
+            publisher,
+            giver,
+            chunks,
+            values,
+            mailboxes,
+            self.own_record,
         )
         self.handover = handover = Handover(context, locator, chunks, values, mailboxes)
         self.confirmations = Confirmations(context, chunks)
@@ -95,6 +112,7 @@ class DhtParts:
             "own_manifests": len(values.own_keys(MANIFEST_NAMESPACE)),
             "names": values.kept_of(NAME_NAMESPACE),
             "own_names": len(values.own_keys(NAME_NAMESPACE)),
+            "peer_records": values.kept_of(PEER_NAMESPACE),
             "value_bytes": values.kept_bytes,
             "notices": len(self.mailboxes),
             "notice_bytes": self.mailboxes.kept_bytes,
@@ -121,6 +139,8 @@ class DhtParts:
         self.chunks.restore(of(RowKind.OWN_CHUNK, RowKind.CHUNK, RowKind.CHUNKS), now)
         values = of(RowKind.OWN_MANIFEST, RowKind.MANIFEST, RowKind.OWN_VALUE, RowKind.VALUE)
         self.values.restore(values, now)
+        if self.own_record is not None:
+            self.own_record.restore()
         self.mailboxes.restore(of(RowKind.OWN_NOTICE, RowKind.NOTICE), now)
         self.publisher.untold.restore(of(RowKind.UNTOLD), set(self.chunks.own()))
         self.handover.not_new(self.context.contacts.restore(of(RowKind.PEER)))
@@ -137,6 +157,9 @@ class DhtParts:
             self.gossip.start()
         self.context.nursery.start_soon(self.confirmations.run)
         self.context.nursery.start_soon(self.values.check_saved)
+        self.context.nursery.start_soon(self.mailboxes.check_saved)
+        if self.own_record is not None:
+            self.context.nursery.start_soon(self.own_record.keep_published)
 
     async def close(self) -> None:
         """Save everything, and let go of the streams. Takes 2 seconds for each at most.

@@ -54,7 +54,7 @@ from .settings import (
     MAX_RECORDS_FRAME,
     RECORDS_PROTOCOL,
 )
-from .validators import Checked, check_value
+from .validators import Checked, Validators
 
 OUTDATED = "outdated"
 """Reason of a peer that keeps a newer value than the one it was given."""
@@ -74,9 +74,10 @@ class FoundValue:
 class Client:
     """The asking side of both protocols."""
 
-    def __init__(self, rpc: Rpc, contacts: Contacts) -> None:
+    def __init__(self, rpc: Rpc, contacts: Contacts, validators: Validators) -> None:
         self._rpc = rpc
         self._contacts = contacts
+        self._validators = validators
 
     async def ping(self, peer: PeerId) -> None:
         await self._kad(peer, KadMessage(Kind.PING))
@@ -94,7 +95,7 @@ class Client:
         def check(answer: KadMessage) -> None:
             if answer.value is not None:
                 try:
-                    checked = check_value(key, answer.value, now)
+                    checked = self._validators.check(key, answer.value, now)
                 except RefusedError:
                     # Expired by our clock only, perhaps: as good as nothing, but no misbehaviour.
                     return

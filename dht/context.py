@@ -16,6 +16,7 @@ from .host import Host
 from .peer_id import PeerId
 from .rpc import Rpc
 from .settings import DhtSettings
+from .validators import Validators
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class DhtContext:
     contacts: Contacts
     rpc: Rpc
     client: Client
+    validators: Validators
+    """Nothing is stored or returned that these refuse."""
     wall_clock: Callable[[], float]
     """Unix time; records expire by it."""
     rng: random.Random
@@ -47,10 +50,24 @@ class DhtContext:
         settings: DhtSettings,
         wall_clock: Callable[[], float],
         rng: random.Random,
+        realm: bytes = b"",
     ) -> DhtContext:
         counters = Counters()
         rows = RowWriter(backend, counters)
         contacts = Contacts(host, settings.k, rows, counters)
         rpc = Rpc(host, contacts, counters)
-        client = Client(rpc, contacts)
-        return cls(host, nursery, settings, counters, rows, contacts, rpc, client, wall_clock, rng)
+        validators = Validators(realm)
+        client = Client(rpc, contacts, validators)
+        return cls(
+            host,
+            nursery,
+            settings,
+            counters,
+            rows,
+            contacts,
+            rpc,
+            client,
+            validators,
+            wall_clock,
+            rng,
+        )

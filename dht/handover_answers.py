@@ -34,7 +34,7 @@ from .notices import NOTICE_NAMESPACE
 from .peer_id import PeerId
 from .records import ChunkRecords
 from .records_wire import BUSY, Refused, Verdict
-from .validators import check_value, namespace_of
+from .validators import namespace_of
 from .values import ValueStore
 
 
@@ -56,6 +56,7 @@ class HandoverAnswers:
         self._settings = context.settings
         self._counters = context.counters
         self._wall_clock = context.wall_clock
+        self._validators = context.validators
         self._locator = locator
         self._budgets = budgets
         self._confirmations = confirmations
@@ -112,7 +113,7 @@ class HandoverAnswers:
             if namespace_of(moved.key) == NOTICE_NAMESPACE:
                 notice = check_notice(moved.key, moved.value, now)
                 return self._mailboxes.put(sender, notice, until)
-            checked = check_value(moved.key, moved.value, now)
+            checked = self._validators.check(moved.key, moved.value, now)
         except IntegrityError:
             self._counters.add("values_forged")
             raise

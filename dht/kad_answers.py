@@ -12,7 +12,7 @@ from .notices import NOTICE_NAMESPACE
 from .peer_id import PeerId
 from .records import ChunkRecords
 from .records_wire import Verdict
-from .validators import check_value, namespace_of
+from .validators import namespace_of
 from .values import ValueStore
 
 _KEYS_PER_QUESTION = 16
@@ -40,6 +40,7 @@ class KadAnswers:
         self._settings = context.settings
         self._counters = context.counters
         self._wall_clock = context.wall_clock
+        self._validators = context.validators
         self._budgets = budgets
         self._chunks = chunks
         self._values = values
@@ -103,7 +104,7 @@ class KadAnswers:
                 notice = check_notice(request.key, request.value, now)
                 verdict = self._mailboxes.put(sender, notice, until)
             else:
-                checked = check_value(request.key, request.value, now)
+                checked = self._validators.check(request.key, request.value, now)
                 verdict = self._values.put(sender, request.key, request.value, checked, until)
         except IntegrityError:
             self._counters.add("values_forged")

@@ -25,6 +25,7 @@ from .notices import (
 from .peer_id import PeerId
 from .records_wire import Verdict
 from .settings import DhtSettings
+from .unchecked import Unchecked
 from .validators import check_lifetime
 
 _BROUGHT_PER_BOX = 24
@@ -69,6 +70,8 @@ class Mailboxes:
         self._own: dict[bytes, Notice] = {}
         self._bytes_of: Counter[PeerId] = Counter()
         self._bytes = 0
+        self._unchecked = Unchecked()
+        self._restored_at = 0.0
 
     def __len__(self) -> int:
         """Notices of others."""
@@ -94,6 +97,7 @@ class Mailboxes:
 
     def bundle(self, key: bytes, now: float) -> bytes | None:
         """All notices under `key` as one value; None when there are none."""
+        self._recall(key)
         box = self._boxes.get(key, {})
         notices = {i: kept.notice for i, kept in box.items() if kept.expires > now}
         notices |= {i: n for i, n in self._own.items() if n.key == key and n.expires > now}
@@ -111,6 +115,7 @@ class Mailboxes:
 
     def put(self, publisher: PeerId, notice: Notice, until: float) -> Verdict:
         """Keep or refresh a notice that `publisher` brought; it has been checked."""
+        self._recall(notice.key)
         box = self._boxes.get(notice.key, {})
         until = min(until, float(notice.expires))
         name = notice.id
@@ -135,18 +140,41 @@ class Mailboxes:
         return len(gone)
 
     def restore(self, rows: Sequence[Row], now: float) -> None:
-        """Take over rows of an earlier run; what has expired or rotted is dropped."""
-        for kind, key, name, value, expires in rows:
-            try:
-                notice = check_notice(key, value, now)
-            except (FormatError, RefusedError):
-                expires = 0.0
-            if expires <= now:
-                self._rows.delete(RowKind(kind), key, name)
-            elif kind == RowKind.OWN_NOTICE:
-                self._own[notice.id] = notice
+        """Take over rows of an earlier run; what has expired or rotted is dropped.
+
+        Others' notices are checked when their mailbox is used, and all of them by `check_saved`.
+        """
+        self._restored_at = now
+        for row in rows:
+            kind, key, name, _, _ = row
+            if kind != RowKind.OWN_NOTICE:
+                self._unchecked.add(key, row)
+            elif (notice := self._still_valid(row)) is None:
+                self._rows.delete(RowKind.OWN_NOTICE, key, name)
             else:
-                self._insert(notice.sender, notice, expires)
+                self._own[notice.id] = notice
+
+    async def check_saved(self) -> None:
+        """Check what `restore` took over, a slice at a time."""
+        await self._unchecked.check_all(self._recall)
+
+    def _recall(self, key: bytes) -> None:
+        """Keep again what an earlier run kept in a mailbox, if it was not looked at yet."""
+        for row in self._unchecked.take(key):
+            notice = self._still_valid(row)
+            # Who brought it is not saved: its sender answers for it.
+            if notice is None or self._room_for(notice.sender, notice) is not Verdict.STORED:
+                self._rows.delete(RowKind.NOTICE, key, row[2])
+            else:
+                self._insert(notice.sender, notice, row[4])
+
+    def _still_valid(self, row: Row) -> Notice | None:
+        _, key, _, value, expires = row
+        try:
+            notice = check_notice(key, value, self._restored_at)
+        except (FormatError, RefusedError):
+            return None
+        return notice if expires > self._restored_at else None
 
     def _room_for(self, publisher: PeerId, notice: Notice) -> Verdict:
         """Make room in the mailbox, or say why there is none."""

@@ -5,6 +5,9 @@ number comes from the signer's clock and only grows, across restarts too, so tha
 wins wherever it is met. Nobody compares it with a clock of its own: clocks of members may differ,
 and who signs a number from the future misleads about nobody but itself. The signature makes it
 indifferent who passes a record on. The format is fixed for ever by a golden file.
+
+It travels two ways: by gossip in a mesh with a full map, and as a value of the DHT under
+`/meshnode/peer/` and a digest of the peer id in one that is too large for it.
 """
 
 from __future__ import annotations
@@ -13,10 +16,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from blake3 import blake3
+
 from ..errors import FormatError
 from .peer_id import PeerId
 from .signing import Signer, check_canonical, check_signature, pack, unpack_bounded
 
+PEER_NAMESPACE = b"/meshnode/peer/"
 MAX_RECORD_BYTES = 1024
 MAX_SEQ = 2**53 - 1
 MAX_LIFETIME = 24 * 3600
@@ -28,6 +34,7 @@ _MAX_REALM_BYTES = 64
 _VERSION = 1
 _LEAVING = 1
 _DOMAIN = b"meshnode/peer-record/1\x00"
+_KEY_DOMAIN = b"meshnode/peer-key/1\x00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,10 @@ class PeerRecord:
     zone: str
     encoded: bytes
 
+    @property
+    def key(self) -> bytes:
+        return peer_record_key(self.peer)
+
     def says_the_same_as(self, other: PeerRecord) -> bool:
         """Whether only sequence number and lifetime tell the two apart."""
         return (self.leaving, self.addresses, self.zone) == (
@@ -52,6 +63,11 @@ class PeerRecord:
             other.addresses,
             other.zone,
         )
+
+
+def peer_record_key(peer: PeerId) -> bytes:
+    """Where the record of `peer` is kept."""
+    return PEER_NAMESPACE + blake3(_KEY_DOMAIN + bytes(peer)).digest()
 
 
 def sign_record(

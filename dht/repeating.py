@@ -10,6 +10,7 @@ from .context import DhtContext
 from .keyspace import BITS, chunk_key, chunk_position, position
 from .locator import Locator
 from .mailboxes import Mailboxes
+from .own_record import OwnRecord
 from .peer_id import PeerId
 from .publisher import Publisher, Tally
 from .records import ChunkRecords
@@ -36,6 +37,7 @@ class Repeater:
         chunks: ChunkRecords,
         values: ValueStore,
         mailboxes: Mailboxes,
+        own_record: OwnRecord | None,
     ) -> None:
         self._settings = context.settings
         self._counters = context.counters
@@ -47,6 +49,7 @@ class Repeater:
         self._chunks = chunks
         self._values = values
         self._mailboxes = mailboxes
+        self._own_record = own_record
         self._offered: dict[PeerId, float] = {}
         """Peers that have all they are responsible for, and since when (trio time)."""
         publisher.missed = self.missed
@@ -133,6 +136,8 @@ class Repeater:
         if held:
             report = await self._publisher.spread(held, upkeep=True)
             self.missed(failure.peer for failure in report.failed)
+        if self._own_record is not None and due(self._own_record.position):
+            self._own_record.renew()
         now = self._wall_clock()
         for key, value in self._valid_values().items():
             if due(position(key)):

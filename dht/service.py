@@ -33,7 +33,6 @@ from .records_wire import MAX_ZONE_CHARS
 from .settings import DhtSettings
 from .signing import Signer
 from .trace import QueryReport
-from .validators import check_manifest, check_value
 from .value_publisher import StoreReport
 from .value_reader import ManifestAnswer, NameAnswer, NoticesAnswer
 
@@ -104,18 +103,13 @@ class Dht:
         return self._contacts.entries()
 
     async def find_peer(self, peer: PeerId) -> list[str]:
-        """Multiaddrs of `peer`, asking the mesh unless it is connected; empty when unknown."""
-        known = self._host.known_addresses(peer)
-        if known and peer in self._host.connected_peers():
-            return known
+        """Multiaddrs of `peer`, the likeliest first; empty when unknown, or when it said goodbye.
 
-        async def ask(other: PeerId) -> tuple[bool | None, tuple[PeerAddresses, ...]]:
-            closer = await self._client.find_node(other, bytes(peer))
-            named = any(entry.peer == peer and entry.addresses for entry in closer)
-            return named or None, closer
-
-        await self._queries.run(bytes(peer), ask, Plan("find_peer"))
-        return self._host.known_addresses(peer)
+        Unless it is connected the mesh is asked, and what others say is tried by connecting. When
+        that leads nowhere, the newest record that `peer` signed itself is believed: what is in
+        that comes first. With a full map such a record is here, and nobody is asked.
+        """
+        return await self._parts.whereabouts.find(peer)
 
     async def find_closest(self, key: bytes) -> LookupResult[None]:
         """The k nearest live peers to the position of `key`, by an iterative lookup."""
@@ -201,9 +195,7 @@ class Dht:
             StoreError: our own copy could not be saved.
             QuotaError: there is no room for it.
         """
-        check_manifest(digest, value)
-        key = manifest_key(digest)
-        return await self._put_own("put_manifest", key, value)
+        return await self._put_own("put_manifest", manifest_key(digest), value)
 
     async def get_manifest(self, digest: bytes) -> bytes | None:
         """The manifest named `digest`, verified; None when nobody who answered has it.
@@ -259,7 +251,7 @@ class Dht:
 
     async def _put_own(self, kind: str, key: bytes, value: bytes) -> StoreReport:
         now = self._wall_clock()
-        checked = check_value(key, value, now)
+        checked = self._context.validators.check(key, value, now)
         known = self._values.get(key, now)
         if known is not None and known[1].rank > checked.rank:
             raise RefusedError(
@@ -337,7 +329,8 @@ async def open_dht(
         backend: where records and peers survive a restart.
         wall_clock: Unix time; records expire by it.
         rng: source of jitter and random keys; seeded in simulations.
-        signer: the host's identity; without it this node takes no part in the full map.
+        signer: the host's identity; without it this node signs no peer record, and takes no part
+            in the full map.
         realm: names the mesh; peer records signed for another are void.
 
     Raises:
@@ -357,7 +350,7 @@ async def open_dht(
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         rng = rng or random.Random()
-        context = DhtContext.over(host, nursery, backend, settings, wall_clock, rng)
+        context = DhtContext.over(host, nursery, backend, settings, wall_clock, rng, realm)
         parts = DhtParts(context, signer, realm)
         parts.restore(saved)
         parts.start()

@@ -1,8 +1,8 @@
 """Reading values: one sound manifest is enough, but what can change is asked of several peers.
 
-Everything that comes in has been checked by the validators. Of a name the newest record among
-those of a quorum is believed, and peers that were found to keep an older one, or none, are given
-it (read repair).
+Everything that comes in has been checked by the validators. Of a name or a peer the newest record
+among those of a quorum is believed, and peers that were found to keep an older one, or none, are
+given it (read repair).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .mailboxes import Mailboxes
 from .names import NameRecord, decode_name, name_key
 from .notices import Notice, decode_bundle, notice_key
 from .peer_id import PeerId
+from .peer_record import PeerRecord, decode_record, peer_record_key
 from .query import Ask, LookupResult, Plan, Queries
 from .trace import QueryReport
 from .value_publisher import ValuePublisher, wider_circle
@@ -53,10 +54,30 @@ class NameAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerRecordAnswer:
+    """The newest record that a peer signed of itself; the numbers are as for a name."""
+
+    record: PeerRecord | None
+    agreed: int
+    answered: int
+    query: QueryReport
+
+
+@dataclass(frozen=True, slots=True)
 class NoticesAnswer:
     """Everything found for a recipient, oldest first; `answered` peers had any."""
 
     notices: tuple[Notice, ...]
+    answered: int
+    query: QueryReport
+
+
+@dataclass(frozen=True, slots=True)
+class _Newest:
+    """What a quorum had under a key: the newest value, and how many gave it."""
+
+    value: bytes | None
+    agreed: int
     answered: int
     query: QueryReport
 
@@ -72,6 +93,7 @@ class ValueReader:
         values: ValueStore,
         mailboxes: Mailboxes,
         publisher: ValuePublisher,
+        realm: bytes,
     ) -> None:
         self._own = context.own
         self._nursery = context.nursery
@@ -79,6 +101,7 @@ class ValueReader:
         self._settings = context.settings
         self._counters = context.counters
         self._wall_clock = context.wall_clock
+        self._realm = realm
         self._queries = queries
         self._locator = locator
         self._values = values
@@ -97,22 +120,15 @@ class ValueReader:
 
     async def name(self, publisher: PeerId, name: str) -> NameAnswer:
         """The record of a name, as the newest of a quorum has it."""
-        key = name_key(publisher, name)
-        result = await self._read("get_name", key, enough=self._settings.quorum)
-        here = self._values.get(key, self._wall_clock())
-        candidates = [found for _, found in result.values]
-        if here is not None:
-            candidates.append(FoundValue(*here))
-        newest = max(candidates, key=lambda found: found.checked.rank, default=None)
-        if newest is None:
-            return NameAnswer(None, 0, 0, result.report)
-        holders = {peer for peer, found in result.values if found.value == newest.value}
-        keepers = dict.fromkeys([*result.closest, *(peer for peer, _ in result.values)])
-        stale = [peer for peer in keepers if peer not in holders]
-        if stale:
-            self._nursery.start_soon(self._correct, stale, key, newest.value)
-        record = decode_name(newest.value)
-        return NameAnswer(record, len(holders), len(result.values), result.report)
+        found = await self._newest("get_name", name_key(publisher, name))
+        record = None if found.value is None else decode_name(found.value)
+        return NameAnswer(record, found.agreed, found.answered, found.query)
+
+    async def peer_record(self, peer: PeerId) -> PeerRecordAnswer:
+        """What `peer` said of itself, as the newest of a quorum has it."""
+        found = await self._newest("get_peer_record", peer_record_key(peer))
+        record = None if found.value is None else decode_record(found.value, self._realm)
+        return PeerRecordAnswer(record, found.agreed, found.answered, found.query)
 
     async def notices(self, recipient: PeerId) -> NoticesAnswer:
         """All notices for `recipient` that any of the responsible peers keeps."""
@@ -129,6 +145,23 @@ class ValueReader:
         valid = [notice for notice in found.values() if notice.expires > now]
         valid.sort(key=lambda notice: (notice.created, notice.id))
         return NoticesAnswer(tuple(valid), len(result.values), result.report)
+
+    async def _newest(self, kind: str, key: bytes) -> _Newest:
+        """Read what can change, and have those who gave an older one, or none, keep the newest."""
+        result = await self._read(kind, key, enough=self._settings.quorum)
+        here = self._values.get(key, self._wall_clock())
+        candidates = [found for _, found in result.values]
+        if here is not None:
+            candidates.append(FoundValue(*here))
+        newest = max(candidates, key=lambda found: found.checked.rank, default=None)
+        if newest is None:
+            return _Newest(None, 0, 0, result.report)
+        holders = {peer for peer, found in result.values if found.value == newest.value}
+        keepers = dict.fromkeys([*result.closest, *(peer for peer, _ in result.values)])
+        stale = [peer for peer in keepers if peer not in holders]
+        if stale:
+            self._nursery.start_soon(self._correct, stale, key, newest.value)
+        return _Newest(newest.value, len(holders), len(result.values), result.report)
 
     async def _read(self, kind: str, key: bytes, *, enough: int) -> LookupResult[FoundValue]:
         now = self._wall_clock()

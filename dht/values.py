@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-
-import trio
 
 from ..errors import FormatError, RefusedError
 from .backend import NEVER, Row, RowKind, RowWriter
@@ -22,10 +19,8 @@ from .keyspace import DIGEST_BYTES, MANIFEST_NAMESPACE, manifest_key, peer_posit
 from .peer_id import PeerId
 from .records_wire import Verdict
 from .settings import DhtSettings
-from .validators import Checked, check_value
-
-_CHECKED_AT_ONCE = 32
-_CHECK_PAUSE = 0.01
+from .unchecked import Unchecked
+from .validators import Checked, Validators
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +48,15 @@ class ValueStore:
     """
 
     def __init__(
-        self, own: PeerId, settings: DhtSettings, rows: RowWriter, counters: Counters
+        self,
+        own: PeerId,
+        settings: DhtSettings,
+        rows: RowWriter,
+        counters: Counters,
+        validators: Validators,
     ) -> None:
         self._settings = settings
+        self._validators = validators
         self._rows = rows
         self._counters = counters
         self._own: dict[bytes, tuple[bytes, Checked]] = {}
@@ -64,8 +65,7 @@ class ValueStore:
         self._kept_of: Counter[bytes] = Counter()
         self._bytes = 0
         self._farthest = FarthestFirst(peer_position(own), position)
-        self._saved: dict[bytes, list[Row]] = {}
-        """Rows of others' values that were not checked yet in this run; they count for nothing."""
+        self._unchecked = Unchecked()
         self._restored_at = 0.0
 
     def __len__(self) -> int:
@@ -163,25 +163,22 @@ class ValueStore:
             manifest = kind in (RowKind.MANIFEST, RowKind.OWN_MANIFEST)
             key = manifest_key(row_key) if manifest else row_key
             if kind not in (RowKind.OWN_MANIFEST, RowKind.OWN_VALUE):
-                self._saved.setdefault(key, []).append(row)
+                self._unchecked.add(key, row)
                 continue
             try:
-                self._own[key] = (value, check_value(key, value, now))
+                self._own[key] = (value, self._validators.check(key, value, now))
             except (FormatError, RefusedError):
                 self._rows.delete(RowKind(kind), row_key, publisher)
 
     async def check_saved(self) -> None:
-        """Check what `restore` took over, a slice at a time: a signature takes 0.1 ms."""
-        while self._saved:
-            for key in tuple(islice(self._saved, _CHECKED_AT_ONCE)):
-                self._recall(key)
-            await trio.sleep(_CHECK_PAUSE)
+        """Check what `restore` took over, a slice at a time."""
+        await self._unchecked.check_all(self._recall)
 
     def _recall(self, key: bytes) -> None:
         """Keep again what an earlier run kept under `key`, if it was not looked at yet."""
-        for kind, row_key, publisher, value, expires in self._saved.pop(key, ()):
+        for kind, row_key, publisher, value, expires in self._unchecked.take(key):
             try:
-                checked = check_value(key, value, self._restored_at)
+                checked = self._validators.check(key, value, self._restored_at)
             except (FormatError, RefusedError):
                 self._rows.delete(RowKind(kind), row_key, publisher)
                 continue

@@ -22,7 +22,7 @@ from meshnode.dht.kad_wire import (
 from meshnode.dht.keyspace import manifest_key, peer_position, position
 from meshnode.dht.peer_id import PeerId
 from meshnode.dht.settings import KAD_PROTOCOL, MAX_KAD_FRAME
-from meshnode.dht.validators import check_value
+from meshnode.dht.validators import Validators
 from trio.testing import MockClock
 
 MeshOpener = Callable[..., AbstractAsyncContextManager[Any]]
@@ -89,7 +89,7 @@ async def test_manifests_are_found_although_every_fifth_member_leads_to_sybils(
             near = mesh.nearest(key, K, without=reader)
             for node in honest:
                 if node.peer in near:
-                    checked = check_value(key, value, 0.0)
+                    checked = Validators().check(key, value, 0.0)
                     node.dht._values.put(reader.peer, key, value, checked, FAR_FUTURE)
             lie = lying(sybils(mesh, key, rng))
             for node in liars:

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
+import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from meshnode.dht import mailboxes as mailboxes_module
 from meshnode.dht.backend import MemoryBackend, RowKind, RowWriter
 from meshnode.dht.counters import Counters
 from meshnode.dht.mailboxes import Mailboxes
@@ -32,10 +35,10 @@ SENDERS = [Key(Ed25519PrivateKey.from_private_bytes(bytes([i]) * 32)) for i in r
 CARRIER = PeerId.from_ed25519(b"c" * 32)
 
 
-def notice(sender: int, number: int = 0, size: int = 20) -> Notice:
+def notice(sender: int, number: int = 0, size: int = 20, to: PeerId = BOB) -> Notice:
     sealed = number.to_bytes(2, "big") + bytes(size)
     created = NOW + number
-    return sign_notice(SENDERS[sender], BOB, sealed, created=created, expires=created + 1000)
+    return sign_notice(SENDERS[sender], to, sealed, created=created, expires=created + 1000)
 
 
 def mailboxes(**settings: int) -> tuple[Mailboxes, MemoryBackend, RowWriter, Counters]:
@@ -137,3 +140,79 @@ async def test_notices_survive_a_restart_unless_expired_or_rotten() -> None:
     await rows.flush()
     assert not backend.rows
     assert again.bundle(KEY, NOW + 2000) is None
+
+
+def recipient(number: int) -> PeerId:
+    return PeerId.from_ed25519(number.to_bytes(32, "big"))
+
+
+async def kept_on_disk(boxes_with: int, each: int = 1) -> MemoryBackend:
+    boxes, backend, rows, _ = mailboxes()
+    for box in range(boxes_with):
+        for sender in range(each):
+            one = notice(sender, to=recipient(box))
+            assert boxes.put(CARRIER, one, NOW + 500) is Verdict.STORED
+    await rows.flush()
+    return backend
+
+
+async def test_restoring_many_notices_checks_none_of_them_before_it_is_asked_or_has_time(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    backend = await kept_on_disk(50, each=2)
+    checked: list[bytes] = []
+
+    def check(key: bytes, value: bytes, now: float) -> Notice:
+        checked.append(key)
+        return unwatched(key, value, now)
+
+    unwatched = mailboxes_module.check_notice
+    monkeypatch.setattr(mailboxes_module, "check_notice", check)
+    again, _, _, _ = mailboxes()
+    again.restore(await backend.load(), NOW + 1)
+    assert checked == []
+    asked = notice_key(recipient(17))
+    bundle = again.bundle(asked, NOW + 2)
+    assert bundle is not None
+    assert len(decode_bundle(asked, bundle)) == 2
+    assert checked == [asked, asked]
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while len(again) < 100:
+            turns += 1
+            await trio.sleep(0.001)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        await again.check_saved()
+    assert turns > 3  # others had theirs meanwhile
+    assert len(again) == len(checked) == 100  # and none twice
+
+
+async def test_a_saved_notice_takes_its_room_as_soon_as_its_mailbox_is_used() -> None:
+    backend = await kept_on_disk(1, each=2)
+    again, _, _, _ = mailboxes(max_notices_per_sender=1)
+    again.restore(await backend.load(), NOW + 1)
+    assert again.put(CARRIER, notice(0, 1, to=recipient(0)), NOW + 500) is Verdict.PEER_FULL
+    assert again.put(CARRIER, notice(2, to=recipient(0)), NOW + 500) is Verdict.STORED
+    assert len(again) == 3
+
+
+async def test_saved_notices_that_rotted_or_have_no_room_any_more_leave_the_disk(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    backend = await kept_on_disk(4)
+    ids = list(backend.rows)
+    kind, key, name, value, expires = backend.rows[ids[0]]
+    backend.rows[ids[0]] = (kind, key, name, value[:-1] + b"\0", expires)
+    counters = Counters()
+    rows = RowWriter(backend, counters)
+    room = 2 * len(value)
+    again = Mailboxes(DhtSettings(max_notice_bytes=room), rows, counters)
+    again.restore(await backend.load(), NOW + 1)
+    await again.check_saved()
+    await rows.flush()
+    assert len(again) == len(backend.rows) == 2
+    assert ids[0] not in backend.rows

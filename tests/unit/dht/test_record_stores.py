@@ -13,7 +13,7 @@ from meshnode.dht.peer_id import PeerId
 from meshnode.dht.records import ChunkRecords
 from meshnode.dht.records_wire import Verdict
 from meshnode.dht.settings import DhtSettings
-from meshnode.dht.validators import check_value
+from meshnode.dht.validators import Validators
 from meshnode.dht.values import ValueStore
 from meshnode.errors import StoreError
 
@@ -129,7 +129,7 @@ def manifest_of(seed: int, size: int = 100) -> tuple[bytes, bytes]:
 def put(
     store: ValueStore, publisher: PeerId, key: bytes, value: bytes, until: float = NOW + 50
 ) -> Verdict:
-    return store.put(publisher, key, value, check_value(key, value, NOW), until)
+    return store.put(publisher, key, value, Validators().check(key, value, NOW), until)
 
 
 def value_of(store: ValueStore, key: bytes, now: float) -> bytes | None:
@@ -140,7 +140,7 @@ def value_of(store: ValueStore, key: bytes, now: float) -> bytes | None:
 def test_manifests_are_bounded_in_bytes_per_publisher_and_in_all() -> None:
     counters = Counters()
     settings = DhtSettings(max_record_bytes_per_peer=500, max_value_bytes=700)
-    store = ValueStore(OWN, settings, RowWriter(MemoryBackend(), counters), counters)
+    store = ValueStore(OWN, settings, RowWriter(MemoryBackend(), counters), counters, Validators())
     made = sorted(
         (manifest_of(i) for i in range(20)),
         key=lambda m: position(m[0]) ^ peer_position(OWN),
@@ -163,7 +163,7 @@ def test_manifests_are_bounded_in_bytes_per_publisher_and_in_all() -> None:
 def test_values_are_bounded_in_number_per_publisher() -> None:
     counters = Counters()
     settings = DhtSettings(max_values_per_peer=3)
-    store = ValueStore(OWN, settings, RowWriter(MemoryBackend(), counters), counters)
+    store = ValueStore(OWN, settings, RowWriter(MemoryBackend(), counters), counters, Validators())
     assert [put(store, A, *manifest_of(i)) for i in range(4)][2:] == [
         Verdict.STORED,
         Verdict.PEER_FULL,
@@ -175,14 +175,14 @@ def test_values_are_bounded_in_number_per_publisher() -> None:
 async def test_rotted_manifests_are_dropped_on_restart() -> None:
     counters, backend = Counters(), MemoryBackend()
     rows = RowWriter(backend, counters)
-    store = ValueStore(OWN, DhtSettings(), rows, counters)
+    store = ValueStore(OWN, DhtSettings(), rows, counters, Validators())
     (good, value), (bad, _), (own, own_value) = (manifest_of(i) for i in (1, 2, 3))
     put(store, A, good, value)
-    store.put_own(own, own_value, check_value(own, own_value, NOW))
+    store.put_own(own, own_value, Validators().check(own, own_value, NOW))
     await rows.flush()
     assert {row[1] for row in backend.rows.values()} == {good[-32:], own[-32:]}
     await backend.save([(int(RowKind.MANIFEST), bad[-32:], bytes(A), b"rot", NOW + 50)])
-    again = ValueStore(OWN, DhtSettings(), rows, counters)
+    again = ValueStore(OWN, DhtSettings(), rows, counters, Validators())
     again.restore(await backend.load(), NOW)
     assert value_of(again, good, NOW) == value
     assert again.get(bad, NOW) is None

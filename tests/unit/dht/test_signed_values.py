@@ -35,7 +35,7 @@ from meshnode.dht.notices import (
 )
 from meshnode.dht.peer_id import PeerId
 from meshnode.dht.settings import MAX_VALUE_BYTES
-from meshnode.dht.validators import check_value, namespace_of
+from meshnode.dht.validators import Validators, namespace_of
 from meshnode.errors import FormatError, IntegrityError, RefusedError, UsageError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -151,16 +151,16 @@ def test_what_no_node_would_keep_is_not_signed() -> None:
 
 def test_a_value_is_good_under_its_own_key_only() -> None:
     record = a_name()
-    checked = check_value(record.key, record.encoded, NOW)
+    checked = Validators().check(record.key, record.encoded, NOW)
     assert (checked.signer, checked.expires) == (ALICE.peer_id, NOW + 3600)
     for key in (name_key(BOB.peer_id, "photos"), name_key(ALICE.peer_id, "photo")):
         with pytest.raises(IntegrityError):
-            check_value(key, record.encoded, NOW)
+            Validators().check(key, record.encoded, NOW)
     with pytest.raises(IntegrityError):
-        check_value(manifest_key(b"d" * 32), record.encoded, NOW)
+        Validators().check(manifest_key(b"d" * 32), record.encoded, NOW)
     for key in (b"/meshnode/" + b"d" * 31, b"/pk/" + b"d" * 32, notice_key(BOB.peer_id)):
         with pytest.raises(FormatError):
-            check_value(key, record.encoded, NOW)
+            Validators().check(key, record.encoded, NOW)
     with pytest.raises(FormatError):
         namespace_of(b"/ipns/" + b"d" * 32)
 
@@ -168,15 +168,15 @@ def test_a_value_is_good_under_its_own_key_only() -> None:
 def test_expired_and_immortal_names_are_refused_without_blame() -> None:
     record = a_name()
     with pytest.raises(RefusedError):
-        check_value(record.key, record.encoded, NOW + 3600)
+        Validators().check(record.key, record.encoded, NOW + 3600)
     long = sign_name(ALICE, "n", b"", sequence=1, expires=NOW + MAX_NAME_LIFETIME + 7200)
     with pytest.raises(RefusedError):
-        check_value(long.key, long.encoded, NOW)
+        Validators().check(long.key, long.encoded, NOW)
 
 
 def test_the_newer_name_ranks_higher_and_of_equals_the_same_one_everywhere() -> None:
     old, new, twin = a_name(), a_name(sequence=8), a_name(b"meshnode:abd")
-    ranks = [check_value(r.key, r.encoded, NOW).rank for r in (old, new, twin)]
+    ranks = [Validators().check(r.key, r.encoded, NOW).rank for r in (old, new, twin)]
     assert ranks[1] == max(ranks)
     assert ranks[0] != ranks[2]
 

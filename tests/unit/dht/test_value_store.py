@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from meshnode.dht import values
 from meshnode.dht.backend import MemoryBackend, RowKind, RowWriter
 from meshnode.dht.counters import Counters
 from meshnode.dht.names import NAME_NAMESPACE, NameRecord, sign_name
 from meshnode.dht.peer_id import PeerId
 from meshnode.dht.records_wire import Verdict
 from meshnode.dht.settings import DhtSettings
-from meshnode.dht.validators import Checked, check_value
+from meshnode.dht.validators import Checked, Validators
 from meshnode.dht.values import ValueStore
 
 OWN, CARRIER, OTHER = (PeerId.from_ed25519(bytes([i]) * 32) for i in (7, 8, 9))
@@ -43,11 +42,11 @@ def name(sequence: int, *, text: str = "photos", lives: int = 500, size: int = 9
 def store(**settings: int) -> tuple[ValueStore, RowWriter, MemoryBackend]:
     backend, counters = MemoryBackend(), Counters()
     rows = RowWriter(backend, counters)
-    return ValueStore(OWN, DhtSettings(**settings), rows, counters), rows, backend
+    return ValueStore(OWN, DhtSettings(**settings), rows, counters, Validators()), rows, backend
 
 
 def put(kept: ValueStore, by: PeerId, record: NameRecord, until: float = NOW + 9999) -> Verdict:
-    checked = check_value(record.key, record.encoded, NOW)
+    checked = Validators().check(record.key, record.encoded, NOW)
     return kept.put(by, record.key, record.encoded, checked, until)
 
 
@@ -70,7 +69,7 @@ def test_an_older_record_never_replaces_a_newer_one() -> None:
 def test_of_our_own_and_a_kept_record_the_newer_is_valid() -> None:
     kept, _, _ = store()
     record = name(5)
-    kept.put_own(record.key, record.encoded, check_value(record.key, record.encoded, NOW))
+    kept.put_own(record.key, record.encoded, Validators().check(record.key, record.encoded, NOW))
     assert put(kept, CARRIER, name(4)) is Verdict.STORED
     assert valid(kept) == name(5).encoded
     assert put(kept, CARRIER, name(6)) is Verdict.STORED
@@ -115,7 +114,7 @@ async def test_names_survive_a_restart_and_expired_or_forged_rows_do_not() -> No
     kept, rows, backend = store()
     put(kept, CARRIER, name(1))
     own = name(1, text="mine")
-    kept.put_own(own.key, own.encoded, check_value(own.key, own.encoded, NOW))
+    kept.put_own(own.key, own.encoded, Validators().check(own.key, own.encoded, NOW))
     await rows.flush()
     forged = (int(RowKind.VALUE), name(0, text="x").key, bytes(OTHER), own.encoded, NOW + 99)
     await backend.save([forged])
@@ -143,11 +142,12 @@ async def test_restoring_many_names_checks_none_of_them_before_it_is_asked_or_ha
     backend = await kept_on_disk(100)
     checked: list[bytes] = []
 
-    def check(key: bytes, value: bytes, now: float) -> Checked:
+    def check(self: Validators, key: bytes, value: bytes, now: float) -> Checked:
         checked.append(key)
-        return check_value(key, value, now)
+        return unwatched(self, key, value, now)
 
-    monkeypatch.setattr(values, "check_value", check)
+    unwatched = Validators.check
+    monkeypatch.setattr(Validators, "check", check)
     again, _, _ = store()
     again.restore(await backend.load(), NOW + 1)
     assert checked == []
@@ -197,7 +197,7 @@ async def test_saved_values_that_rotted_or_have_no_room_any_more_leave_the_disk(
     backend.rows[ids[0]] = (kind, key, publisher, value[:-1] + b"\0", expires)
     counters = Counters()
     rows = RowWriter(backend, counters)
-    again = ValueStore(OWN, DhtSettings(max_value_bytes=1500), rows, counters)
+    again = ValueStore(OWN, DhtSettings(max_value_bytes=1500), rows, counters, Validators())
     again.restore(await backend.load(), NOW + 1)
     await again.check_saved()
     await rows.flush()
