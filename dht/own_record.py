@@ -94,9 +94,7 @@ class OwnRecord:
         if addresses == self._said:
             return True
         record = self._sign(addresses)
-        report = await self._publisher.spread(
-            "put_peer_record", record.key, record.encoded, upkeep=True
-        )
+        report = await self._publisher.spread("put_peer_record", record.key, record.encoded)
         self._counters.add("own_record_published")
         if report.stored_on:
             self._said = addresses
