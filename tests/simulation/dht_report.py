@@ -140,10 +140,10 @@ def _churn(nodes: int, settings: DhtSettings, hours: float, shape: str) -> Work:
 
 RUNS = [
     # The long ones first, so that the short ones fill the gaps.
-    Run("churn-1000", 41, _churn(1000, CALM, 2.0, "exponential")),
     Run("churn-100-iterative", 43, _churn(100, CALM, 24.0, "exponential")),
-    Run("churn-100", 42, _churn(100, CALM_MAP, 12.0, "exponential")),
-    Run("churn-100-lognormal", 44, _churn(100, CALM_MAP, 6.0, "lognormal")),
+    Run("churn-300", 41, _churn(300, CALM, 3.0, "exponential")),
+    Run("churn-100", 42, _churn(100, CALM_MAP, 6.0, "exponential")),
+    Run("churn-100-lognormal", 44, _churn(100, CALM_MAP, 3.0, "lognormal")),
     Run("basics-10000", 14, _basics(10_000, ITERATIVE, "settled")),
     Run("partition-1000", 31, _partition(1000, CALM)),
     Run("basics-1000-cold", 15, _basics(1000, ITERATIVE, "cold")),
