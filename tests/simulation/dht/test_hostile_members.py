@@ -152,6 +152,6 @@ async def test_naming_a_member_as_silent_makes_others_look_and_believe_their_eye
         await Liar(mesh, victim).say(News((), (alive.peer, dead.peer)))
         # Which of them asks whom in a round is chance: mostly two rounds, seven at times.
         with trio.fail_after(20 * SETTINGS.map_round):
-            while any(dead.peer in node.dht._gossip.map.members for node in mesh.nodes):
+            while any(dead.peer in node.dht._gossip.map.members for node in mesh.nodes):  # noqa: ASYNC110
                 await trio.sleep(1)
         assert alive.peer in victim.dht._gossip.map.members
