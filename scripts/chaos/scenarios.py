@@ -188,7 +188,7 @@ def _liar(lab: Lab, stage: Stage) -> Figures:
         parts = lab.why(stage.replicated.link)["peers"]
         lies = sum(part["corrupt"] for part in parts if part["peer"] == liar.peer_id)
         believed = sum(part["bytes"] for part in parts if part["peer"] == liar.peer_id)
-        require(lies > 0, "nobody asked the liar")
+        require(lies > 0, "the liar told no lie, or nobody asked it")
         require(believed == 0, f"{believed} false bytes counted as true")
         return _with_remark(told, f"{lies} false chunks")
     finally:
