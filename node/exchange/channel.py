@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 
 import structlog
 import trio
@@ -99,9 +100,10 @@ class PeerChannel:
         invitation: Invitation | None = None
         try:
             if question.invite is not None:
-                began = trio.current_time()
+                # What holds us up here are our own limits: no fault of the peer's, however long.
+                left, limit.deadline = limit.deadline - trio.current_time(), inf
                 invitation = await question.invite()
-                limit.deadline += trio.current_time() - began  # held up by ourselves
+                limit.deadline = trio.current_time() + left
             link = await self._pick(question.lane)
             told, invitation = invitation, None
             return await link.ask(question, told, limit)

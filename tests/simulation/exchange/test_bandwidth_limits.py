@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import trio
 from blake3 import blake3
-from meshnode.node.exchange import BandwidthLimits, Lane, open_exchange
+from meshnode.node.exchange import BandwidthLimits, ExchangeSettings, Lane, open_exchange
 from meshnode.node.identity import Identity
 from trio.testing import wait_all_tasks_blocked
 
@@ -196,3 +196,13 @@ async def test_a_caller_can_ask_for_how_long_limits_may_hold_it_up(autojump_cloc
         pair.exchange.traffic.set_limits(BandwidthLimits(upload=MIB, download=512 * KIB))
         assert pair.exchange.hold_up(MIB) == 2.0
         assert pair.exchange.hold_up(MIB, upload=True) == 1.0
+
+
+async def test_what_our_own_limit_holds_up_for_long_does_not_count_as_the_peers_time(
+    autojump_clock, open_pair, chunk_of
+):
+    async with open_pair(settings=ExchangeSettings(answer_timeout=1.0)) as pair:
+        pair.exchange.traffic.set_limits(BandwidthLimits(download=64 * KIB))
+        digests = [pair.store.add(chunk_of(16 * KIB, seed)) for seed in range(40)]
+        # Each waits for its turn among forty, piece by piece.
+        assert await _gets(pair.exchange, pair.peer, digests, 16 * KIB) > 5.0
