@@ -96,7 +96,8 @@ class Claims:
         out: set[PeerId] = set()
         for claim in self.fresh(now):
             out |= claim.known
-        return {peer for peer in out if peer not in self._silent or self._is_met(peer)}
+        silent = {peer for peer, until in self._silent.items() if until > now}
+        return {peer for peer in out if peer not in silent or self._is_met(peer)}
 
     def vouched(self, now: float) -> set[PeerId]:
         """Whom claims name that nothing speaks against."""

@@ -71,6 +71,15 @@ def test_inventions_void_the_claims_that_name_them_but_not_those_that_leave_them
     assert RING[0] not in claims, "whose claim was void is not believed so soon again"
 
 
+def test_who_did_not_answer_is_left_out_for_a_while_and_not_for_ever() -> None:
+    claims = Claims(OWN, lambda peer: False)
+    claims.silence(RING[:1], 0.0)
+    later = CLAIM_LIFETIME - 1.0
+    claims.add(claim(HONEST[0], RING[:2], later))
+    assert claims.named(later) == {RING[1]}
+    assert claims.named(CLAIM_LIFETIME + 1.0) == {RING[0], RING[1]}
+
+
 def test_claims_end() -> None:
     claims = Claims(OWN, HONEST.__contains__)
     claims.add(claim(HONEST[0], HONEST))
