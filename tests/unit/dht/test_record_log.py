@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from meshnode.dht.backend import MemoryBackend, Row, RowKind, RowWriter
@@ -13,6 +14,7 @@ from meshnode.dht.records import ChunkRecords
 from meshnode.dht.settings import DhtSettings
 from meshnode.errors import StoreError
 
+GOLDEN = Path(__file__).parent / "golden" / "record-log-1.txt"
 NOW = 1_000_000.0
 OWN, A, B = (PeerId.from_ed25519(bytes([i]) * 32) for i in range(1, 4))
 RNG = random.Random(9)
@@ -42,6 +44,36 @@ class Node:
             for digest in DIGESTS
             for r in self.records.holders(digest, now)
         }
+
+
+async def golden_disk() -> MemoryBackend:
+    """Two records, and a row later one of them again while the other was taken back."""
+    node = Node(MemoryBackend())
+    first, second = (bytes([i]) * 32 for i in (1, 2))
+    node.records.put_all(A, "attic", [first, second], [5, 8 << 20], NOW + 500)
+    await node.rows.flush()
+    node.records.withdraw(A, [second])
+    node.records.put_all(A, "attic", [first], [6], NOW + 900)
+    await node.rows.flush()
+    return node.disk
+
+
+async def test_the_rows_are_those_of_the_golden_file() -> None:
+    rows = sorted(await (await golden_disk()).load())
+    lines = [f"{kind} {key.hex()} {value.hex()} {ends:.0f}" for kind, key, _, value, ends in rows]
+    assert lines == GOLDEN.read_text().splitlines()
+
+
+async def test_a_node_reads_the_rows_of_the_golden_file() -> None:
+    disk = MemoryBackend()
+    for line in GOLDEN.read_text().splitlines():
+        kind, key, value, ends = line.split()
+        row = int(kind), bytes.fromhex(key), bytes(A), bytes.fromhex(value), float(ends)
+        await disk.save([row])
+    node = await Node(disk).again()
+    (record,) = node.records.holders(b"\1" * 32, NOW)
+    assert (record.peer, record.size, record.zone, record.expires) == (A, 6, "attic", NOW + 900)
+    assert node.records.holders(b"\2" * 32, NOW) == []
 
 
 async def test_ten_thousand_records_are_a_few_rows_and_all_come_back() -> None:
