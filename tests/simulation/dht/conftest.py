@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import msgpack
 import pytest
 import trio
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from meshnode.dht import Dht, DhtSettings, MemoryBackend, open_dht
 from meshnode.dht.backend import NEVER, RowKind
 from meshnode.dht.keyspace import common_bits, peer_position, position
 from meshnode.dht.peer_id import PeerId
+from meshnode.node.identity import Identity
 from meshnode.node.transport.limits import HostLimits
 from meshnode.node.transport.sim import SimHost, SimLink, SimNetwork, open_sim_network
 
@@ -44,22 +44,6 @@ class MeshNode:
         return self.host.peer_id
 
 
-@dataclass(frozen=True)
-class SimSigner:
-    """A simulated node's identity."""
-
-    peer_id: PeerId
-    key: Ed25519PrivateKey
-
-    @classmethod
-    def of_seed(cls, seed: bytes) -> SimSigner:
-        key = Ed25519PrivateKey.from_private_bytes(seed)
-        return cls(PeerId.from_ed25519(key.public_key().public_bytes_raw()), key)
-
-    def sign(self, message: bytes, /) -> bytes:
-        return self.key.sign(message)
-
-
 class Mesh:
     """Nodes that know each other through the first one.
 
@@ -79,18 +63,18 @@ class Mesh:
         self.settings = settings
         self.nodes: list[MeshNode] = []
         self._full_map = full_map
-        self._signers: dict[PeerId, SimSigner] = {}
+        self._signers: dict[PeerId, Identity] = {}
         self._keys = random.Random(len("keys"))
 
     def add_host(self, peer: PeerId | None = None) -> SimHost:
         """A new host of the network, with a key of its own when the mesh has a full map."""
         if peer is None and self._full_map:
-            signer = SimSigner.of_seed(self._keys.randbytes(32))
+            signer = Identity.from_seed(self._keys.randbytes(32))
             peer = signer.peer_id
             self._signers[peer] = signer
         return self.network.add_host(peer)
 
-    def signer(self, peer: PeerId) -> SimSigner | None:
+    def signer(self, peer: PeerId) -> Identity | None:
         return self._signers.get(peer)
 
     async def add(

@@ -13,9 +13,10 @@ from blake3 import blake3
 from meshnode.dht import DhtSettings
 from meshnode.dht.keyspace import BITS, manifest_key, peer_position, position
 from meshnode.dht.names import name_key, sign_name
+from meshnode.node.identity import Identity
 from trio.testing import MockClock
 
-from .conftest import EPOCH, SimSigner
+from .conftest import EPOCH
 
 MeshOpener = Callable[..., AbstractAsyncContextManager[Any]]
 
@@ -23,7 +24,7 @@ K = 4
 HONEST = 14
 VALUE = b"a manifest"
 DIGEST = blake3(VALUE).digest()
-ALICE = SimSigner.of_seed(b"\1" * 32)
+ALICE = Identity.from_seed(b"\1" * 32)
 EXPIRES = int(EPOCH) + 86_400
 
 
@@ -31,7 +32,7 @@ async def crowd_around(key: bytes, mesh: Any, *, full_map: bool) -> list[Any]:
     """The k nodes nearest to `key`, five times nearer than k nodes are to be expected."""
     rng = random.Random(1)
     while len(mesh.nodes) < HONEST + K:
-        signer = SimSigner.of_seed(rng.randbytes(32))
+        signer = Identity.from_seed(rng.randbytes(32))
         if peer_position(signer.peer_id) ^ position(key) < 2**BITS * K // (HONEST + K) // 5:
             if full_map:
                 mesh._signers[signer.peer_id] = signer

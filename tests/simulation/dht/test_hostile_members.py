@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import trio
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from meshnode.dht import DhtSettings
 from meshnode.dht.framing import FrameReader, encode_frame
 from meshnode.dht.gossip_wire import (
@@ -23,10 +22,10 @@ from meshnode.dht.gossip_wire import (
     decode_answer,
     encode_request,
 )
-from meshnode.dht.peer_id import PeerId
 from meshnode.dht.peer_record import sign_record
 from meshnode.dht.records_wire import Refused
 from meshnode.errors import PeerError
+from meshnode.node.identity import Identity
 from trio.testing import MockClock
 
 MeshOpener = Callable[..., AbstractAsyncContextManager[Any]]
@@ -34,23 +33,14 @@ MeshOpener = Callable[..., AbstractAsyncContextManager[Any]]
 SETTINGS = DhtSettings(k=8, map_members=40, map_round=10.0, map_refresh=300.0)
 
 
-class Key:
-    """An identity that costs nothing."""
-
-    def __init__(self, seed: bytes) -> None:
-        self.key = Ed25519PrivateKey.from_private_bytes(seed)
-        self.peer_id = PeerId.from_ed25519(self.key.public_key().public_bytes_raw())
-
-    def sign(self, message: bytes, /) -> bytes:
-        return self.key.sign(message)
-
-
 def invented(count: int, seed: int) -> list[Told]:
     """True records of members that do not exist."""
     rng = random.Random(seed)
     out = []
     for i in range(count):
-        record = sign_record(Key(rng.randbytes(32)), 7, 900, [f"/ip4/10.9.0.{i % 250}/tcp/9"], "")
+        record = sign_record(
+            Identity.from_seed(rng.randbytes(32)), 7, 900, [f"/ip4/10.9.0.{i % 250}/tcp/9"], ""
+        )
         out.append(Told(record.encoded, 900))
     return out
 

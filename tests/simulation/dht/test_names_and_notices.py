@@ -5,12 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import trio
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from meshnode.dht import DhtSettings
 from meshnode.dht.framing import FrameReader, encode_frame
 from meshnode.dht.kad_wire import KadMessage, Kind, decode_message, encode_message
@@ -19,6 +17,7 @@ from meshnode.dht.notices import Notice, sign_notice
 from meshnode.dht.peer_id import PeerId
 from meshnode.dht.settings import KAD_PROTOCOL
 from meshnode.errors import PeerError, RefusedError
+from meshnode.node.identity import Identity
 from trio.testing import MockClock
 
 MeshOpener = Callable[..., AbstractAsyncContextManager[Any]]
@@ -26,19 +25,7 @@ EPOCH = 1_800_000_000
 DAY = 86_400
 
 
-@dataclass(frozen=True)
-class Key:
-    key: Ed25519PrivateKey
-
-    @property
-    def peer_id(self) -> PeerId:
-        return PeerId.from_ed25519(self.key.public_key().public_bytes_raw())
-
-    def sign(self, message: bytes, /) -> bytes:
-        return self.key.sign(message)
-
-
-ALICE, BOB, EVE = (Key(Ed25519PrivateKey.from_private_bytes(bytes([i]) * 32)) for i in (1, 2, 3))
+ALICE, BOB, EVE = (Identity.from_seed(bytes([i]) * 32) for i in (1, 2, 3))
 
 
 def name(sequence: int, *, days: float = 7) -> NameRecord:
@@ -47,7 +34,7 @@ def name(sequence: int, *, days: float = 7) -> NameRecord:
     return sign_name(ALICE, "photos", value, sequence=sequence, expires=expires)
 
 
-def notice(number: int, sender: Key = ALICE) -> Notice:
+def notice(number: int, sender: Identity = ALICE) -> Notice:
     created = EPOCH + number
     return sign_notice(sender, BOB.peer_id, b"%d" % number, created=created, expires=created + 3600)
 
@@ -196,7 +183,7 @@ async def test_a_flood_of_notices_is_bounded_and_others_still_get_through(
         flooder, friend, server = mesh.nodes[1], mesh.nodes[2], mesh.nodes[0]
         rng = random.Random(8)
         for number in range(60):
-            sender = Key(Ed25519PrivateKey.from_private_bytes(rng.randbytes(32)))
+            sender = Identity.from_seed(rng.randbytes(32))
             await flooder.dht.post_notice(notice(number, sender if number % 2 else EVE))
         assert server.dht.stats()["notices"] <= 24
         report = await friend.dht.post_notice(notice(99))

@@ -12,12 +12,11 @@ from functools import cache
 
 import msgpack
 import trio
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from meshnode.dht import Dht, DhtSettings, MemoryBackend, open_dht
 from meshnode.dht.backend import NEVER, Row, RowKind
 from meshnode.dht.keyspace import BITS, PeerIndex, peer_position
 from meshnode.dht.peer_id import PeerId
+from meshnode.node.identity import Identity
 from meshnode.node.transport.sim import SimHost, SimLink, SimNetwork, open_sim_network
 
 from .clock import wall_clock
@@ -29,23 +28,11 @@ _TICK = 0.01
 _JOIN_AT_ONCE = 20
 
 
-class LabSigner:
-    """A node's key; implements `Signer`."""
-
-    def __init__(self, seed: bytes) -> None:
-        self._key = Ed25519PrivateKey.from_private_bytes(seed)
-        public = self._key.public_key()
-        self.peer_id = PeerId.from_ed25519(public.public_bytes(Encoding.Raw, PublicFormat.Raw))
-
-    def sign(self, message: bytes) -> bytes:
-        return self._key.sign(message)
-
-
 @dataclass(slots=True, eq=False)
 class LabNode:
     """One machine: its identity and disk outlive its process."""
 
-    signer: LabSigner
+    signer: Identity
     address: str
     backend: MemoryBackend = field(default_factory=MemoryBackend)
     host: SimHost | None = None
@@ -84,9 +71,9 @@ class Lab:
 
     # --- nodes --------------------------------------------------------------------------------
 
-    def add(self, signer: LabSigner | None = None) -> LabNode:
+    def add(self, signer: Identity | None = None) -> LabNode:
         """A machine that has never run."""
-        signer = signer or LabSigner(self.rng.randbytes(32))
+        signer = signer or Identity.from_seed(self.rng.randbytes(32))
         number = len(self.nodes) + 1
         address = f"/ip4/10.{number >> 16}.{number >> 8 & 255}.{number & 255}/tcp/4001"
         node = LabNode(signer, address)

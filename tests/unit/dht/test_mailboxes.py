@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import trio
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from meshnode.dht import mailboxes as mailboxes_module
 from meshnode.dht.backend import MemoryBackend, RowKind, RowWriter
 from meshnode.dht.counters import Counters
@@ -13,25 +10,14 @@ from meshnode.dht.notices import MAX_NOTICES_PER_KEY, Notice, decode_bundle, not
 from meshnode.dht.peer_id import PeerId
 from meshnode.dht.records_wire import Verdict
 from meshnode.dht.settings import DhtSettings
+from meshnode.node.identity import Identity
 
 NOW = 1_800_000_000
 BOB = PeerId.from_ed25519(b"b" * 32)
 KEY = notice_key(BOB)
 
 
-@dataclass(frozen=True)
-class Key:
-    key: Ed25519PrivateKey
-
-    @property
-    def peer_id(self) -> PeerId:
-        return PeerId.from_ed25519(self.key.public_key().public_bytes_raw())
-
-    def sign(self, message: bytes, /) -> bytes:
-        return self.key.sign(message)
-
-
-SENDERS = [Key(Ed25519PrivateKey.from_private_bytes(bytes([i]) * 32)) for i in range(1, 40)]
+SENDERS = [Identity.from_seed(bytes([i]) * 32) for i in range(1, 40)]
 CARRIER = PeerId.from_ed25519(b"c" * 32)
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgpack
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meshnode.dht.peer_id import PeerId
 from meshnode.dht.peer_record import (
     MAX_RECORD_BYTES,
     MAX_SEQ,
@@ -19,29 +16,14 @@ from meshnode.dht.peer_record import (
     sign_record,
 )
 from meshnode.errors import FormatError, IntegrityError
+from meshnode.node.identity import Identity
 
 GOLDEN = Path(__file__).parent / "golden"
 REALM = bytes(range(32))
 ADDRESSES = ("/ip4/192.0.2.7/tcp/4710", "/dns4/attic.example.org/tcp/4710")
 
 
-@dataclass(frozen=True)
-class Key:
-    key: Ed25519PrivateKey
-
-    @classmethod
-    def of(cls, number: int) -> Key:
-        return cls(Ed25519PrivateKey.from_private_bytes(number.to_bytes(32, "big")))
-
-    @property
-    def peer_id(self) -> PeerId:
-        return PeerId.from_ed25519(self.key.public_key().public_bytes_raw())
-
-    def sign(self, message: bytes, /) -> bytes:
-        return self.key.sign(message)
-
-
-ANNA = Key.of(1)
+ANNA = Identity.from_seed((1).to_bytes(32, "big"))
 
 
 def record(**changes: object) -> PeerRecord:
@@ -85,7 +67,7 @@ def altered(position: int, value: object) -> bytes:
     ("position", "value"),
     [
         (0, 2),
-        (1, bytes(Key.of(2).peer_id)),
+        (1, bytes(Identity.from_seed((2).to_bytes(32, "big")).peer_id)),
         (2, 1_800_000_000_001),
         (3, 3601),
         (4, 1),

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from meshnode.dht.backend import MemoryBackend, RowWriter
 from meshnode.dht.counters import Counters
 from meshnode.dht.peer_id import PeerId
@@ -15,6 +12,7 @@ from meshnode.dht.settings import DhtSettings
 from meshnode.dht.validators import Validators, namespace_of
 from meshnode.dht.values import ValueStore
 from meshnode.errors import FormatError, IntegrityError, RefusedError
+from meshnode.node.identity import Identity
 
 REALM, ELSEWHERE = b"r" * 32, b"e" * 32
 CARRIER = PeerId.from_ed25519(b"c" * 32)
@@ -23,24 +21,12 @@ NOW = 1_800_000_000.0
 HOUR = 3600
 
 
-@dataclass(frozen=True)
-class Key:
-    key: Ed25519PrivateKey
-
-    @property
-    def peer_id(self) -> PeerId:
-        return PeerId.from_ed25519(self.key.public_key().public_bytes_raw())
-
-    def sign(self, message: bytes, /) -> bytes:
-        return self.key.sign(message)
-
-
-ANNA, EVE = (Key(Ed25519PrivateKey.from_private_bytes(bytes([i]) * 32)) for i in (1, 2))
+ANNA, EVE = (Identity.from_seed(bytes([i]) * 32) for i in (1, 2))
 VALIDATORS = Validators(REALM)
 
 
 def record(
-    age: float = 0.0, *, port: int = 1, signer: Key = ANNA, realm: bytes = REALM
+    age: float = 0.0, *, port: int = 1, signer: Identity = ANNA, realm: bytes = REALM
 ) -> PeerRecord:
     """Signed `age` seconds ago, for four hours."""
     seq = int((NOW - age) * 1000)

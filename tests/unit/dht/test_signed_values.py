@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from meshnode.dht.keyspace import manifest_key
@@ -33,28 +31,16 @@ from meshnode.dht.notices import (
     notice_key,
     sign_notice,
 )
-from meshnode.dht.peer_id import PeerId
 from meshnode.dht.settings import MAX_VALUE_BYTES
 from meshnode.dht.validators import Validators, namespace_of
 from meshnode.errors import FormatError, IntegrityError, RefusedError, UsageError
+from meshnode.node.identity import Identity
 
 GOLDEN = Path(__file__).parent / "golden"
 NOW = 1_800_000_000
 
 
-@dataclass(frozen=True)
-class Key:
-    key: Ed25519PrivateKey
-
-    @property
-    def peer_id(self) -> PeerId:
-        return PeerId.from_ed25519(self.key.public_key().public_bytes_raw())
-
-    def sign(self, message: bytes, /) -> bytes:
-        return self.key.sign(message)
-
-
-ALICE, BOB = (Key(Ed25519PrivateKey.from_private_bytes(bytes([i]) * 32)) for i in (1, 2))
+ALICE, BOB = (Identity.from_seed(bytes([i]) * 32) for i in (1, 2))
 
 
 def a_name(
@@ -63,7 +49,7 @@ def a_name(
     return sign_name(ALICE, name, value, sequence=sequence, expires=NOW + 3600)
 
 
-def a_notice(sealed: bytes = b"sealed", *, sender: Key = ALICE, created: int = NOW) -> Notice:
+def a_notice(sealed: bytes = b"sealed", *, sender: Identity = ALICE, created: int = NOW) -> Notice:
     return sign_notice(sender, BOB.peer_id, sealed, created=created, expires=created + 3600)
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import trio
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from meshnode.dht.backend import MemoryBackend, RowKind, RowWriter
 from meshnode.dht.counters import Counters
 from meshnode.dht.names import NAME_NAMESPACE, NameRecord, sign_name
@@ -15,24 +12,13 @@ from meshnode.dht.records_wire import Verdict
 from meshnode.dht.settings import DhtSettings
 from meshnode.dht.validators import Checked, Validators
 from meshnode.dht.values import ValueStore
+from meshnode.node.identity import Identity
 
 OWN, CARRIER, OTHER = (PeerId.from_ed25519(bytes([i]) * 32) for i in (7, 8, 9))
 NOW = 1_800_000_000.0
 
 
-@dataclass(frozen=True)
-class Key:
-    key: Ed25519PrivateKey
-
-    @property
-    def peer_id(self) -> PeerId:
-        return PeerId.from_ed25519(self.key.public_key().public_bytes_raw())
-
-    def sign(self, message: bytes, /) -> bytes:
-        return self.key.sign(message)
-
-
-ALICE = Key(Ed25519PrivateKey.from_private_bytes(b"\1" * 32))
+ALICE = Identity.from_seed(b"\1" * 32)
 
 
 def name(sequence: int, *, text: str = "photos", lives: int = 500, size: int = 9) -> NameRecord:
