@@ -11,17 +11,18 @@ from meshnode.dht.kad_wire import KadMessage, PeerAddresses
 from meshnode.dht.keyspace import PeerIndex, chunk_position, peer_position, position
 from meshnode.dht.peer_id import PeerId
 from meshnode.dht.settings import KAD_PROTOCOL, RECORDS_PROTOCOL
+from meshnode.node.identity import Identity
 
 from .lookups import fresh_keys, share_found
-from .mesh import Lab, LabNode, LabSigner
+from .mesh import Lab, LabNode
 from .quick import QuickHost
 
 _READERS = 20
 
 
-def generate_near(lab: Lab, target: int, count: int, tries: int) -> list[LabSigner]:
+def generate_near(lab: Lab, target: int, count: int, tries: int) -> list[Identity]:
     """`count` keys whose peers lie near `target`: the best of `tries` generated in all."""
-    made = [LabSigner(lab.rng.randbytes(32)) for _ in range(max(count, tries))]
+    made = [Identity.from_seed(lab.rng.randbytes(32)) for _ in range(max(count, tries))]
     return sorted(made, key=lambda signer: peer_position(signer.peer_id) ^ target)[:count]
 
 
