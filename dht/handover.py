@@ -114,8 +114,9 @@ class Handover:
         began = trio.current_time()
         self._forget_before(began - self._settings.republish / 2)
         newcomers = {peer for peer in peers if peer not in self._passed_on}
-        if newcomers:
-            await self._look_around()
+        if not newcomers:
+            return self._report(_Tally(complete=True), began)
+        await self._look_around()
         index, k = self._locator.index(), self._settings.k
         all_offer, alive = self._locator.knows_everybody, self._locator.everyone()
 
@@ -132,9 +133,8 @@ class Handover:
             return [peer for peer in near if peer in newcomers and peer != publisher]
 
         tally = _Tally(complete=True)
-        if newcomers:
-            await self._gather(tally.loads, heirs)
-            await self._send_all(tally)
+        await self._gather(tally.loads, heirs)
+        await self._send_all(tally)
         self._passed_on.update(dict.fromkeys(newcomers - tally.failed, began))
         return self._report(tally, began)
 
@@ -170,7 +170,8 @@ class Handover:
         """Learn who else is near what we keep: a node knows well only who is near itself."""
         keys = [digest for _, digests in self._chunks.by_publisher() for digest in digests]
         step = max(1, len(keys) // _SAMPLED_KEYS)
-        await self._locator.locate([chunk_position(digest) for digest in keys[::step]])
+        if keys:
+            await self._locator.locate([chunk_position(digest) for digest in keys[::step]])
 
     async def _gather(self, loads: dict[PeerId, _Load], heirs_of: _Heirs) -> None:
         """Sort everything kept for others by whom it goes to; a slice at a time, as it is much."""

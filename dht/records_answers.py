@@ -7,7 +7,7 @@ from collections.abc import Callable
 from .budget import Budgets
 from .context import DhtContext
 from .kad_wire import PeerAddresses
-from .keyspace import PeerIndex, peer_position
+from .keyspace import peer_position
 from .peer_id import PeerId
 from .records import ChunkRecords, expires_of, packed, size_of
 from .records_wire import (
@@ -98,7 +98,7 @@ class RecordsAnswers:
     def _near(self, sender: PeerId, targets: tuple[int, ...]) -> Neighbours:
         own = self._own
         table = self._contacts.table
-        index = PeerIndex([own, *table])
+        index = table.index()
         bits = table.complete_bits()
         around = index.under(peer_position(own), bits)
         while len(around) > MAX_NEIGHBOURS // 2:

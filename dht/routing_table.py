@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .keyspace import BITS, common_bits, peer_position, position
+from .keyspace import BITS, PeerIndex, common_bits, peer_position, position
 from .peer_id import PeerId
 
 MAX_PER_BUCKET = 2
@@ -45,6 +45,7 @@ class RoutingTable:
         self._buckets: dict[int, _Bucket] = {}
         self._groups: dict[PeerId, str] = {}
         """Networks of members and of those that wait."""
+        self._index: PeerIndex | None = None
 
     def __len__(self) -> int:
         return sum(len(bucket.members) for bucket in self._buckets.values())
@@ -80,6 +81,7 @@ class RoutingTable:
                 self._wait(bucket, peer, now)
                 return False
             bucket.waiting.pop(peer, None)
+            self._index = None
         bucket.members[peer] = now
         bucket.members.move_to_end(peer)
         return True
@@ -129,7 +131,10 @@ class RoutingTable:
             return None
         was_member = bucket.members.pop(peer, None) is not None
         self._drop_waiting(bucket, peer)
-        if not was_member or not bucket.waiting:
+        if not was_member:
+            return None
+        self._index = None
+        if not bucket.waiting:
             return None
         newest = list(reversed(bucket.waiting))
         risen = next((p for p in newest if not self._is_beyond_share(bucket, p)), newest[0])
@@ -141,6 +146,12 @@ class RoutingTable:
         bucket.waiting.pop(peer, None)
         if peer not in bucket.members:
             self._groups.pop(peer, None)
+
+    def index(self) -> PeerIndex:
+        """All members and ourselves; the same object until a member comes or goes."""
+        if self._index is None:
+            self._index = PeerIndex([self._own, *self])
+        return self._index
 
     def closest(self, target: int, count: int) -> list[PeerId]:
         """The `count` members nearest to `target`, nearest first."""

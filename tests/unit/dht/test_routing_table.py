@@ -61,6 +61,7 @@ def test_the_table_follows_the_naive_model_event_by_event(
         expected = [p for members in naive.members.values() for p in members]
         assert set(table) == set(expected)
         assert len(table) == len(expected)
+        assert set(table.index().under(0, 0)) == {OWN, *expected}
         oldest = {members[0] for members in naive.members.values() if members}
         assert set(table.questionable(10**9, 0)) == oldest
     for target in (0, position(b"x")):
@@ -119,9 +120,11 @@ def test_a_network_with_many_peers_has_to_make_room_for_others() -> None:
     for peer in crowd:
         table.seen(peer, 0.0, "9.9.9.0/24")
     assert len(table) == 8, "free places are free for all"
+    assert set(table.index().under(0, 0)) == {OWN, *table}
     for i, peer in enumerate(honest):
         table.seen(peer, 1.0, f"9.9.{i}.0/24")
     members = set(table)
+    assert set(table.index().under(0, 0)) == {OWN, *members}
     assert len(members & set(crowd)) == MAX_PER_BUCKET
     assert len(members & set(honest)) == 8 - MAX_PER_BUCKET
     for peer in crowd:
