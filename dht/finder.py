@@ -1,17 +1,18 @@
 """Who holds these chunks? Asks as few peers as needed, in batches, and never waits for a late one.
 
 Every one of the k responsible peers should know every holder. So the first wave asks three of them
-per digest, of different public networks and the same few fast ones for as many digests as possible,
-and two that know exactly the same live holders settle it; our own record, while fresh, is one of
-them. A digest without a live holder, or about which they differ (a peer that came lately, one that
-lies), goes to all other responsible peers at once. If nobody of these knows a holder, while some
-did not answer, peers farther away are asked: holders themselves are among them, and newcomers that
-took the place of the silent.
+per digest, of different public networks and the same few fast ones for as many digests as possible.
+Two that know exactly the same live holders settle it, or three live holders that two of them name
+each; what holders have told ourselves is one such voice, and proof. Peers of one public network are
+one voice: nobody settles a digest alone, however many it invents. A digest without a live holder,
+or about which they differ (a peer that came lately, one that lies), goes to all other responsible
+peers at once. If nobody of these knows a holder, while some did not answer, peers farther away are
+asked: holders themselves are among them, and newcomers that took the place of the silent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -39,6 +40,10 @@ _LATE_AFTER = 0.5
 _PATIENCE = 1.4
 _PATIENCE_WITH_SOME = 0.25
 
+_HOME = ""
+
+_Voice = PeerId | str
+"""Who counts once: a peer, all peers of one public network, or `_HOME`: our own memory."""
 _Answers = Fanout[list[tuple[Sequence[bytes], Found]]]
 _Testimony = tuple[dict[PeerId, ChunkRecord], frozenset[PeerId]]
 """What one peer knows of a chunk, and which of these holders are believed to be alive."""
@@ -61,7 +66,9 @@ class _Search:
         self.unsettled: dict[bytes, None] = dict.fromkeys(self.found)
         self._enough = enough
         self._live: dict[bytes, frozenset[PeerId]] = dict.fromkeys(self.found, frozenset())
-        self._witnesses: dict[bytes, int] = dict.fromkeys(self.found, 0)
+        self._said: dict[bytes, dict[_Voice, frozenset[PeerId]]] = {d: {} for d in self.found}
+        """Per voice the live holders it names; under `_HOME` those that told ourselves."""
+        self.voice_of: Callable[[PeerId], _Voice] = lambda peer: peer
         self.ours: set[bytes] = set()
         """What we hold ourselves, so that it is found even when nobody else has it."""
 
@@ -76,22 +83,28 @@ class _Search:
             if known is None or known.expires + 1 < record.expires:
                 found[peer] = record
 
-    def testify(self, digest: bytes, live: frozenset[PeerId]) -> None:
-        """Somebody knows exactly `live` of the other holders that are believed to be alive.
-
-        Whoever lacks one that others know is no witness: it came lately, or lies.
-        """
-        known = self._live[digest]
+    def testify(self, digest: bytes, voice: _Voice, live: frozenset[PeerId]) -> None:
+        """`voice` knows exactly `live` of the other holders that are believed to be alive."""
+        said, known, ours = self._said[digest], self._live[digest], digest in self.ours
+        said[voice] = said[voice] | live if voice in said else live
         if live != known:
-            self._live[digest] = both = known | live
-            if both != known:
-                self._witnesses[digest] = 0
-            known = both
-        ours = digest in self.ours
-        if live == known and (live or ours):
-            self._witnesses[digest] += 1
-        if self._witnesses[digest] >= _WITNESSES or len(known) + ours >= self._enough:
+            self._live[digest] = known = known | live
+        # Whoever lacks one that others know is no witness: it came lately, or lies.
+        witnesses = list(said.values()).count(known) if known or ours else 0
+        missing = self._enough - ours
+        if witnesses >= _WITNESSES or (
+            len(known) >= missing and len(self.confirmed(digest)) >= missing
+        ):
             self.unsettled.pop(digest, None)
+
+    def confirmed(self, digest: bytes) -> frozenset[PeerId]:
+        """Live holders that told ourselves, or that two voices name."""
+        said = self._said[digest]
+        named = confirmed = said.get(_HOME, frozenset())
+        for live in said.values():
+            confirmed |= named & live
+            named |= live
+        return confirmed
 
     def nowhere(self) -> list[bytes]:
         """Digests without any holder that is believed to be alive."""
@@ -130,7 +143,7 @@ class Finder:
             await self._find(search, trace)
         finally:
             report = trace.close(found=sum(1 for held in search.found.values() if held))
-        holders = {d: self._ordered(held.values()) for d, held in search.found.items()}
+        holders = {digest: self._ordered(search, digest) for digest in search.found}
         return ChunksAnswer(holders, report)
 
     async def _find(self, search: _Search, trace: Trace) -> None:
@@ -141,6 +154,7 @@ class Finder:
         position_of = {digest: chunk_position(digest) for digest in search.unsettled}
         near = await self._locator.locate(position_of.values())
         rank = self._fastest_first({peer for peers in near.values() for peer in peers})
+        search.voice_of = self._voices(rank)
         responsible = {
             digest: sorted((p for p in near[at] if p in rank), key=rank.__getitem__)
             for digest, at in position_of.items()
@@ -166,7 +180,14 @@ class Finder:
                 others = ((p, r) for p, r in records.items() if p != self._own)
                 fresh = (p for p, r in others if r.expires >= repeated_by)
                 if live := frozenset(peer for peer in fresh if not is_down(peer)):
-                    search.testify(digest, live)
+                    search.testify(digest, _HOME, live)
+
+    def _voices(self, responsible: Iterable[PeerId]) -> Callable[[PeerId], _Voice]:
+        """Who counts as one. In a mesh that is all in one public network everybody counts."""
+        network = lru_cache(maxsize=None)(self._contacts.group)
+        if len({network(peer) for peer in responsible}) == 1:
+            return lambda peer: peer
+        return lambda peer: network(peer) or peer
 
     def _fastest_first(self, peers: Iterable[PeerId]) -> dict[PeerId, int]:
         """A fixed order over all digests, so that few peers answer for many of them."""
@@ -186,20 +207,14 @@ class Finder:
         responsible: Mapping[bytes, Sequence[PeerId]],
         trace: Trace,
     ) -> None:
-        group = lru_cache(maxsize=None)(self._contacts.group)
-
         def first(digest: bytes) -> list[PeerId]:
-            chosen, networks = list[PeerId](), set[str]()
+            chosen = dict[_Voice, PeerId]()
             peers = responsible[digest]
             for peer in peers:
-                network = group(peer)
-                if network is None or network not in networks:
-                    chosen.append(peer)
-                    if network is not None:
-                        networks.add(network)
+                chosen.setdefault(search.voice_of(peer), peer)
                 if len(chosen) == _FIRST_WAVE:
-                    return chosen
-            return list(dict.fromkeys([*chosen, *peers]))[:_FIRST_WAVE]
+                    break
+            return list(dict.fromkeys([*chosen.values(), *peers]))[:_FIRST_WAVE]
 
         self._start_wave(search, answers, {d: first(d) for d in search.unsettled}, trace)
         await self._listen(search, answers, trio.current_time() + _LATE_AFTER)
@@ -253,7 +268,7 @@ class Finder:
             if reply is None:
                 return
             for digests, found in reply.answer or ():
-                self._merge(search, found, digests)
+                self._merge(search, search.voice_of(reply.peer), found, digests)
 
     async def _ask(
         self, peer: PeerId, digests: Sequence[bytes], trace: Trace
@@ -269,7 +284,9 @@ class Finder:
             out.append((batch, found))
         return out
 
-    def _merge(self, search: _Search, found: Found, digests: Sequence[bytes]) -> None:
+    def _merge(
+        self, search: _Search, voice: _Voice, found: Found, digests: Sequence[bytes]
+    ) -> None:
         now = self._wall_clock()
         down = [self._contacts.is_down(known.peer) for known in found.peers]
         read: dict[tuple[Holder, ...], _Testimony] = {}
@@ -279,7 +296,7 @@ class Finder:
                 testimony = read[holders] = self._read(found, holders, down, now)
             records, live = testimony
             search.add(digest, records)
-            search.testify(digest, live)
+            search.testify(digest, voice, live)
 
     def _read(
         self, found: Found, holders: Sequence[Holder], down: Sequence[bool], now: float
@@ -297,6 +314,10 @@ class Finder:
                 live.add(known.peer)
         return records, frozenset(live)
 
-    def _ordered(self, records: Iterable[ChunkRecord]) -> list[ChunkRecord]:
-        """Peers believed alive first, then the longest-lived records."""
-        return sorted(records, key=lambda r: (self._contacts.is_down(r.peer), -r.expires))
+    def _ordered(self, search: _Search, digest: bytes) -> list[ChunkRecord]:
+        """Peers believed alive first, of these whom two voices name, then the longest-lived."""
+        records = list(search.found[digest].values())
+        if len(records) < 2:
+            return records
+        sure, is_down = search.confirmed(digest) | {self._own}, self._contacts.is_down
+        return sorted(records, key=lambda r: (is_down(r.peer), r.peer not in sure, -r.expires))

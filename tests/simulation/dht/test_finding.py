@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+import pytest
 import trio
 from meshnode.dht import DhtSettings
 from meshnode.dht.keyspace import chunk_position
 from meshnode.dht.peer_id import PeerId
+from meshnode.dht.records_wire import Found, Holder, HolderPeer
+from meshnode.node.transport.sim import SimLink
 from trio.testing import MockClock
 
 MeshOpener = Callable[..., AbstractAsyncContextManager[Any]]
@@ -114,3 +117,87 @@ async def test_when_all_who_keep_a_record_freeze_its_holder_itself_is_found(
         assert holders == {digest: {writer.peer}}
         assert reader.dht.stats()["keys_sought_beyond"] == 1
         assert trio.current_time() - began < 4
+
+
+def invent(liar: Any, count: int) -> set[PeerId]:
+    """Have `liar` say of every chunk that it is held by so many peers, who do not exist."""
+    invented = [PeerId.from_ed25519(bytes([count, number]) * 16) for number in range(count)]
+    peers = tuple(HolderPeer(peer, "", ("/ip4/192.0.2.9/tcp/9",)) for peer in invented)
+    row = tuple(Holder(number, 7, 100_000) for number in range(count))
+    liar.dht._server._records._find = lambda digests, limit: Found(peers, (row,) * len(digests))
+    return set(invented)
+
+
+def as_asked(mesh: Any, reader: Any) -> list[Any]:
+    """All others, in the order in which `reader` asks them."""
+    nodes = {node.peer: node for node in mesh.nodes}
+    return [nodes[peer] for peer in reader.dht._finder._fastest_first(nodes)]
+
+
+def answer_first(mesh: Any, reader: Any, hasty: Sequence[Any]) -> None:
+    for other in mesh.nodes:
+        if other is not reader and other not in hasty:
+            mesh.network.set_link(reader.peer, other.peer, SimLink(latency=0.1))
+
+
+async def test_a_liar_that_invents_holders_settles_nothing_and_they_are_named_last(
+    mesh_of: MeshOpener, autojump_clock: MockClock
+) -> None:
+    async with mesh_of(8, settings=SETTINGS) as mesh:
+        reader, wanted = mesh.nodes[2], digests(10)
+        liar, *_, writer = as_asked(mesh, reader)
+        await announced(writer, wanted)
+        forget(reader, wanted, of=writer)
+        answer_first(mesh, reader, [liar])
+        invented = invent(liar, 20)
+        found = await reader.dht.find_chunks(wanted)
+        for holders in found.values():
+            assert holders[0].peer == writer.peer
+            assert {record.peer for record in holders[1:]} == invented
+
+
+async def test_liars_of_one_public_network_are_one_voice(
+    mesh_of: MeshOpener, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mesh_of(8, settings=SETTINGS) as mesh:
+        reader, wanted = mesh.nodes[2], digests(10)
+        *liars, _, _, _, _, writer = as_asked(mesh, reader)
+        assert len(liars) == 2
+        await announced(writer, wanted)
+        forget(reader, wanted, of=writer)
+        answer_first(mesh, reader, liars)
+        for liar in liars:
+            invent(liar, 3)
+        networks = dict.fromkeys((liar.peer for liar in liars), "198.51.100.0/24")
+        monkeypatch.setattr(reader.dht._contacts, "group", networks.get)
+        found = await reader.dht.find_chunks(wanted)
+        assert all(writer.peer in {r.peer for r in holders} for holders in found.values())
+
+
+async def test_where_all_are_of_one_public_network_two_peers_are_enough(
+    mesh_of: MeshOpener, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mesh_of(8, settings=SETTINGS) as mesh:
+        writer, reader, wanted = mesh.nodes[1], mesh.nodes[2], digests(10)
+        await announced(writer, wanted)
+        forget(reader, wanted, of=writer)
+        monkeypatch.setattr(reader.dht._contacts, "group", lambda _: "198.51.100.0/24")
+        holders, asked = await asked_by(reader, wanted)
+        assert all(found == {writer.peer} for found in holders.values())
+        assert asked == 3
+
+
+async def test_three_holders_that_two_peers_name_are_enough_though_no_two_agree(
+    mesh_of: MeshOpener, autojump_clock: MockClock
+) -> None:
+    async with mesh_of(8, settings=SETTINGS) as mesh:
+        reader, wanted = mesh.nodes[2], digests(10)
+        *first_wave, a, b, c, d = as_asked(mesh, reader)
+        for writer in (a, b, c, d):
+            await announced(writer, wanted)
+            forget(reader, wanted, of=writer)
+        for node, of in zip(first_wave, (a, b, c), strict=True):
+            forget(node, wanted, of=of)
+        holders, asked = await asked_by(reader, wanted)
+        assert all(found == {a.peer, b.peer, c.peer, d.peer} for found in holders.values())
+        assert asked == 3
