@@ -81,7 +81,7 @@ class AddressBook:
     def _sound(self, peer: PeerId, addresses: Iterable[str]) -> Iterable[str]:
         for _, text in zip(range(self._per_peer), addresses, strict=False):
             known = _dialable(text) if len(text) <= MAX_ADDRESS_CHARS else None
-            if known is not None and known[1] in (None, str(peer)):
+            if known is not None and (known[1] is None or known[1] == str(peer)):
                 yield known[0]
 
     def get(self, peer: PeerId) -> list[str]:
