@@ -60,7 +60,8 @@ async def _up(lab: Lab, nodes: int, start: str = "settled") -> None:
         await lab.warm_start([lab.add() for _ in range(nodes)])
     else:
         await lab.settle([lab.add() for _ in range(nodes)])
-    await trio.sleep(60 if start != "settled" else 1)
+    # Tables are given to a settled mesh, maps are not.
+    await trio.sleep(1 if start == "settled" and not lab.settings.map_members else 60)
     _say(f"{nodes} nodes are up")
 
 

@@ -170,7 +170,8 @@ class Lab:
             await self.start(node)
         await trio.sleep(0.1)  # whoever knows nobody has nobody to look for
         for node, remembered in self._tables(nodes):
-            node.dht._contacts.restore(remembered)
+            parts = node.dht._parts
+            parts.handover.not_new(parts.context.contacts.restore(remembered))
 
     def _tables(self, nodes: Sequence[LabNode]) -> Iterable[tuple[LabNode, list[Row]]]:
         kind = int(RowKind.PEER)
