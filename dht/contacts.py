@@ -62,6 +62,8 @@ class Contacts:
         self._rows = rows
         self._counters = counters
         self._restored: set[PeerId] = set()
+        self._saved: dict[PeerId, tuple[str, ...]] = {}
+        """Where the saved rows of the table say that peers listen."""
         self._watcher: PeerWatcher | None = None
 
     def watch(self, watcher: PeerWatcher) -> None:
@@ -158,6 +160,7 @@ class Contacts:
     def _forget(self, peer: PeerId) -> None:
         if peer in self.table:
             self._rows.delete(RowKind.PEER, bytes(peer), b"")
+            self._saved.pop(peer, None)
         self.table.evict(peer)
 
     def group(self, peer: PeerId) -> str | None:
@@ -174,11 +177,24 @@ class Contacts:
         """Hand the routing table to the backend: addresses and last RTT of every member."""
         if self._watcher is not None:
             self._watcher.save()
+        self._saved.clear()
         for peer in self.table:
-            addresses = self._addresses(peer)
-            if addresses:
-                value: bytes = msgpack.packb([list(addresses), self.health.rtt(peer)])
-                self._rows.save(RowKind.PEER, bytes(peer), b"", value, NEVER)
+            self._save(peer, self._addresses(peer))
+
+    def remember(self, peer: PeerId) -> None:
+        """Save one peer of the table now, if it is new there or listens elsewhere.
+
+        After a sudden end it may be the only way back into the mesh.
+        """
+        addresses = self._addresses(peer)
+        if peer in self.table and self._saved.get(peer) != addresses:
+            self._save(peer, addresses)
+
+    def _save(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        if addresses:
+            value: bytes = msgpack.packb([list(addresses), self.health.rtt(peer)])
+            self._rows.save(RowKind.PEER, bytes(peer), b"", value, NEVER)
+            self._saved[peer] = addresses
 
     def restore(self, rows: Iterable[Row]) -> list[PeerId]:
         """Take over peers of an earlier run; returns them. Rows that make no sense are dropped."""

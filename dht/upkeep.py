@@ -128,6 +128,7 @@ class Upkeep:
             async with self._meetings:
                 known = peer in self._contacts.table and not self._contacts.is_down(peer)
                 if known or await self.meet(peer):
+                    self._contacts.remember(peer)
                     await self._share_with(peer)
         except Exception as error:  # noqa: BLE001 - task boundary: one peer must not end the DHT
             self._note("meet", error)

@@ -227,6 +227,37 @@ async def test_a_restarted_node_needs_no_bootstrap_peer(
         assert await again.dht.get_manifest(digest) == value
 
 
+async def test_the_first_node_comes_back_elsewhere_after_a_sudden_end_and_all_have_it_again(
+    mesh_of: MeshOpener, autojump_clock: MockClock
+) -> None:
+    """Nobody knows where it listens now, and it was told of nobody when it was made."""
+    async with mesh_of(4) as mesh:
+        first, *others = mesh.nodes
+        on_disk = MemoryBackend()
+        on_disk.rows.update(first.backend.rows)
+        mesh.kill(first)
+        again = await mesh.add(backend=on_disk, peer=first.peer, bootstrap=False)
+        assert again.host.addresses() != first.host.addresses()
+        await trio.sleep(5)
+        assert again.host.connected_peers() == {node.peer for node in others}
+
+
+async def test_after_a_sudden_end_peers_are_sought_where_they_listened_last(
+    mesh_of: MeshOpener, autojump_clock: MockClock
+) -> None:
+    async with mesh_of(2) as mesh:
+        first, moves = mesh.nodes
+        mesh.kill(moves)
+        moved = await mesh.add(peer=moves.peer)
+        await trio.sleep(5)
+        on_disk = MemoryBackend()
+        on_disk.rows.update(first.backend.rows)
+        mesh.kill(first)
+        again = await mesh.add(backend=on_disk, peer=first.peer, bootstrap=False)
+        await trio.sleep(5)
+        assert again.host.connected_peers() == {moved.peer}
+
+
 async def test_a_node_without_peers_keeps_what_it_announces_and_tells_later(
     mesh_of: MeshOpener, autojump_clock: MockClock
 ) -> None:
