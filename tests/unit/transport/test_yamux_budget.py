@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import struct
-
 import pytest
 from meshnode.node.transport.yamux import YamuxCore
 from meshnode.node.transport.yamux_budget import ReceiveBudget
 from meshnode.node.transport.yamux_frames import YamuxError
 from meshnode.node.transport.yamux_limits import YamuxLimits
-from meshnode.node.transport.yamux_stream import YamuxStream
+
+from tests.unit.transport.yamux_by_hand import INITIAL, accepted, frame
 
 MIB = 1 << 20
-INITIAL = 256 * 1024
-
-
-def frame(kind: int, flags: int, stream_id: int, length: int) -> bytes:
-    return struct.pack(">BBHII", 0, kind, flags, stream_id, length)
-
-
-def accepted(core: YamuxCore, stream_id: int) -> YamuxStream:
-    core.receive(frame(1, 1, stream_id, 0))
-    stream = core.accept()
-    assert stream is not None
-    return stream
 
 
 def cores(shared: ReceiveBudget, count: int) -> list[YamuxCore]:

@@ -1,0 +1,109 @@
+"""What Yamux copies, gathers and cuts."""
+
+from __future__ import annotations
+
+from meshnode.node.transport.yamux_frames import MAX_PAYLOAD
+from meshnode.node.transport.yamux_limits import YamuxLimits
+
+from tests.unit.transport.yamux_by_hand import (
+    ACK,
+    DATA,
+    FIN,
+    PING,
+    RST,
+    WINDOW,
+    accepted,
+    data,
+    frame,
+    outgoing,
+    parsed,
+    server,
+)
+
+
+def test_a_megabyte_costs_no_copy_and_a_handful_of_buffers() -> None:
+    core = server(YamuxLimits())
+    stream = accepted(core)
+    core.receive(frame(WINDOW, 0, 1, 8 << 20))
+    source = bytearray(1 << 20)
+    stream.begin_write(source)
+    views = [piece for piece in core.take_outgoing(1 << 30) if isinstance(piece, memoryview)]
+    assert len(views) == 17
+    assert all(view.obj is source for view in views)
+
+
+def test_small_writes_become_frames_at_once_and_keep_their_order_with_the_end() -> None:
+    core = server()
+    stream, other = accepted(core), accepted(core, 3)
+    for letter in b"abc":
+        stream.begin_write(bytes([letter]))
+        assert stream.pending is None
+    other.begin_write(b"d")
+    stream.close()
+    other.reset()
+    wire = outgoing(core)
+    ends = [frame(WINDOW, FIN, 1, 0), frame(WINDOW, RST, 3, 0)]
+    assert wire == b"".join([*(data(1, bytes([c])) for c in b"abc"), data(3, b"d"), *ends])
+
+
+def test_small_writes_nobody_takes_are_bounded_and_then_wait() -> None:
+    core = server()
+    stream = accepted(core)
+    written = 0
+    while stream.pending is None:
+        stream.begin_write(bytes(100))
+        written += 100
+    assert written < 64 * 1024
+    assert sum(length for *_, length in parsed(outgoing(core))) == written
+    assert stream.pending is None
+
+
+def test_a_write_is_cut_into_even_frames_without_a_last_one_of_a_few_bytes() -> None:
+    core = server(YamuxLimits())
+    stream = accepted(core)
+    core.receive(frame(WINDOW, 0, 1, 8 << 20))
+    for size in (65_519, 65_536, 65_537, 262_144, 1 << 20):
+        stream.begin_write(bytes(size))
+        sizes = [length for *_, length in parsed(outgoing(core))]
+        assert sum(sizes) == size
+        assert max(sizes) <= MAX_PAYLOAD
+        assert min(sizes) > 30_000
+
+
+def test_small_pieces_are_gathered_and_do_not_hold_large_frames() -> None:
+    core = server()
+    stream = accepted(core)
+    for _ in range(1000):
+        core.receive(data(1, b"x") + frame(PING, ACK, 0, 9) * 100)
+    assert len(stream._chunks) == 1
+    assert isinstance(stream._chunks[0], bytearray)
+    assert stream.read(2000) == b"x" * 1000
+
+
+def test_large_pieces_are_kept_without_a_copy() -> None:
+    core = server()
+    stream = accepted(core)
+    piece = data(1, bytes(60_000))
+    core.receive([piece])
+    (chunk,) = stream._chunks
+    assert isinstance(chunk, memoryview)
+    assert chunk.obj is piece
+    target = bytearray(70_000)
+    assert stream.read_into(memoryview(target)) == 60_000
+    assert stream.read_into(memoryview(target)) is None
+
+
+def test_small_pieces_are_read_together_and_large_ones_by_themselves() -> None:
+    core = server()
+    stream = accepted(core)
+    large = bytes(60_000)
+    pieces = [b"a" * 5000, b"b" * 6000, large, b"c" * 7000, large, large]
+    for piece in pieces:
+        core.receive([frame(DATA, 0, 1, len(piece)), piece])
+    first = stream.read(1 << 20)
+    assert first == pieces[0] + pieces[1]
+    assert stream.read(1 << 20) is large, "not copied"
+    target = bytearray(70_000)
+    assert stream.read_into(memoryview(target)) == 70_000
+    assert target == (pieces[3] + large + large)[:70_000]
+    assert stream.read(1 << 20) == large[3000:]
