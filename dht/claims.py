@@ -52,6 +52,10 @@ def prefix(target: int, bits: int) -> int:
     return target >> (BITS - bits)
 
 
+def _unended(until: dict[PeerId, float], now: float) -> dict[PeerId, float]:
+    return {peer: end for peer, end in until.items() if end > now}
+
+
 class Claims:
     """All fresh claims, and what speaks against them. Times are of one monotonic clock."""
 
@@ -66,6 +70,8 @@ class Claims:
         """Claimed peers that did not answer when asked, and until when they are left out."""
         self._void: dict[PeerId, float] = {}
         """Peers whose claims are worth nothing, and until when."""
+        self._named_by_void: dict[PeerId, float] = {}
+        """Whom void claims named, and until when: when they dealt with us, they are there."""
 
     def __len__(self) -> int:
         return len(self._claims)
@@ -92,12 +98,17 @@ class Claims:
         return list(self._claims.values())
 
     def named(self, now: float) -> set[PeerId]:
-        """Whom claims name, without those that were asked in vain."""
+        """Whom claims name, without those that were asked in vain.
+
+        When half a mesh is gone at once every claim is void, and still names who is left.
+        """
         out: set[PeerId] = set()
         for claim in self.fresh(now):
             out |= claim.known
         silent = {peer for peer, until in self._silent.items() if until > now}
-        return {peer for peer in out if peer not in silent or self._is_met(peer)}
+        out = {peer for peer in out if peer not in silent or self._is_met(peer)}
+        others = (peer for peer, until in self._named_by_void.items() if until > now)
+        return out.union(peer for peer in others if self._is_met(peer))
 
     def vouched(self, now: float) -> set[PeerId]:
         """Whom claims name that nothing speaks against."""
@@ -142,7 +153,8 @@ class Claims:
 
     def silence(self, silent: Iterable[PeerId], now: float) -> int:
         """Leave out peers that did not answer, and claims that name mostly such; how many."""
-        self._silent = {peer: until for peer, until in self._silent.items() if until > now}
+        self._silent = _unended(self._silent, now)
+        self._named_by_void = _unended(self._named_by_void, now)
         self._silent.update(dict.fromkeys(silent, now + CLAIM_LIFETIME))
         void = 0
         for claim in self.fresh(now):
@@ -150,6 +162,7 @@ class Claims:
             if named > _MAX_SILENT and 3 * named > len(claim.known):
                 self._drop(claim.peer)
                 self._void[claim.peer] = now + CLAIM_LIFETIME
+                self._named_by_void.update(dict.fromkeys(claim.known, now + CLAIM_LIFETIME))
                 void += 1
         return void
 

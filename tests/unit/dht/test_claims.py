@@ -71,6 +71,17 @@ def test_inventions_void_the_claims_that_name_them_but_not_those_that_leave_them
     assert RING[0] not in claims, "whose claim was void is not believed so soon again"
 
 
+def test_of_whom_a_void_claim_names_those_that_dealt_with_us_count() -> None:
+    met = set(HONEST[:4])
+    claims = Claims(OWN, met.__contains__)
+    claims.add(claim(FIRST, HONEST))
+    assert claims.silence(HONEST[5:], 0.0) == 1, "half a mesh may be gone at once"
+    assert claims.named(0.0) == met
+    met.add(HONEST[4])
+    assert HONEST[4] in claims.named(1.0), "also who deals with us later"
+    assert claims.named(CLAIM_LIFETIME + 1.0) == set()
+
+
 def test_who_did_not_answer_is_left_out_for_a_while_and_not_for_ever() -> None:
     claims = Claims(OWN, lambda peer: False)
     claims.silence(RING[:1], 0.0)
