@@ -10,16 +10,14 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlencode
-
-import httpx
 
 from ..errors import ApiUnavailableError, DeadlineError, MeshError, TransferError
 from ..node.api.error_json import error_from_json
 from .client import ByteSource, JsonObject, NobodyThereError, OnEvent
+from .http_line import CutAnswerError, HttpLine, LineError, SilentLineError
 
 CONNECT_SECS = 2.0
 ANSWER_SECS = 4.0
@@ -27,7 +25,6 @@ ANSWER_SECS = 4.0
 SILENCE_SECS = 30.0
 STREAM_SILENCE_SECS = 120.0
 """For bytes (cat) and uploads, where there is no room for a heartbeat."""
-_CANCEL_SECS = 5.0
 _PIECE_BYTES = 1 << 18
 
 
@@ -54,29 +51,14 @@ class HttpClient:
             NobodyThereError: no socket, or one that a dead process left behind.
             MeshError: something is there that cannot be talked to.
         """
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(CONNECT_SECS)
-            try:
-                probe.connect(os.fsencode(self._path))
-            except (FileNotFoundError, ConnectionRefusedError) as error:
-                raise NobodyThereError(
-                    f"No node is running here: nobody answers on {self._path}.",
-                    hint="Start one with `meshnode start --detach`.",
-                ) from error
-            except TimeoutError as error:
-                raise self._stuck(CONNECT_SECS) from error
-            except OSError as error:
-                raise ApiUnavailableError(
-                    f"The node's socket {self._path} cannot be used: {error.strerror or error}.",
-                    hint="Run the command as the user who started the node.",
-                ) from error
+        self._connected().close()
 
     def call(self, verb: str, request: JsonObject, on_event: OnEvent | None = None) -> JsonObject:
         silence = ANSWER_SECS if verb in self._QUICK else SILENCE_SECS
         if verb in self._READS:
             return self._read(verb, silence)
         body = json.dumps(request).encode("ascii")
-        with self._request("POST", verb, silence, content=body) as answer:
+        with self._request("POST", verb, silence, body) as (_, answer):
             return _last_line(answer, on_event)
 
     def put_stream(self, request: JsonObject, source: ByteSource, on_event: OnEvent) -> JsonObject:
@@ -88,7 +70,7 @@ class HttpClient:
                 on_event({"type": "progress", "bytes_done": sent})
 
         verb = f"put-stream?{_query(request)}"
-        with self._request("POST", verb, STREAM_SILENCE_SECS, content=pieces()) as answer:
+        with self._request("POST", verb, STREAM_SILENCE_SECS, pieces()) as (_, answer):
             return _last_line(answer, lambda event: None)
 
     def cat(self, request: JsonObject, write: Callable[[bytes], object]) -> int:
@@ -112,14 +94,15 @@ class HttpClient:
     def _copy(self, request: JsonObject, write: Callable[[bytes], object]) -> tuple[int, bool]:
         """How many bytes came, and whether they were all of them."""
         done = 0
-        with self._request("GET", f"cat?{_query(request)}", STREAM_SILENCE_SECS) as answer:
-            if answer.status_code != 200:
+        verb = f"cat?{_query(request)}"
+        with self._request("GET", verb, STREAM_SILENCE_SECS) as (status, answer):
+            if status != 200:
                 raise _error_of(answer.read())
             try:
-                for piece in answer.iter_raw():
+                for piece in answer.pieces():
                     write(piece)
                     done += len(piece)
-            except httpx.RemoteProtocolError:
+            except CutAnswerError:
                 return done, False
         return done, True
 
@@ -134,41 +117,29 @@ class HttpClient:
         }
 
     def _read(self, verb: str, silence: float) -> JsonObject:
-        with self._request("GET", verb, silence) as answer:
+        with self._request("GET", verb, silence) as (status, answer):
             body = answer.read()
-            if answer.status_code != 200:
+            if status != 200:
                 raise _error_of(body)
         return _object(body)
 
     @contextlib.contextmanager
     def _request(
-        self, method: str, verb: str, silence: float, **body: Any
-    ) -> Iterator[httpx.Response]:
-        """One call; on Ctrl-C it returns only when the node has ended the work too."""
-        line = _Line()
-        timeout = httpx.Timeout(silence, connect=CONNECT_SECS)
-        # No TLS on a Unix socket: to load the certificates for it takes longer than most calls.
-        transport = httpx.HTTPTransport(uds=str(self._path), verify=False)
+        self, method: str, verb: str, silence: float, body: bytes | Iterable[bytes] | None = None
+    ) -> Iterator[tuple[int, HttpLine]]:
+        """One call: the answer's status, and where the rest of it comes from.
+
+        On Ctrl-C it returns only when the node has ended the work too.
+        """
+        line = HttpLine(self._connected(), silence)
         try:
-            with (
-                httpx.Client(transport=transport, timeout=timeout) as client,
-                client.stream(
-                    method,
-                    f"http://meshnode/v1/{verb}",
-                    extensions={"trace": line.trace},
-                    **body,
-                ) as answer,
-            ):
-                yield answer
+            yield line.ask(method, f"/v1/{verb}", body), line
         except KeyboardInterrupt:
             line.cancel()
             raise
-        except httpx.ConnectError as error:
-            self.check_listening()
-            raise ApiUnavailableError(f"The node on {self._path} hung up: {error}.") from error
-        except httpx.TimeoutException as error:
+        except SilentLineError as error:
             raise self._stuck(silence) from error
-        except httpx.TransportError as error:
+        except LineError as error:
             reason = str(error) or type(error).__name__
             raise ApiUnavailableError(
                 f"The node ended the connection within its answer ({reason}).",
@@ -176,6 +147,32 @@ class HttpClient:
             ) from error
         finally:
             line.close()
+
+    def _connected(self) -> socket.socket:
+        """A connection to the node. Raises like `check_listening`."""
+        line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            line.settimeout(CONNECT_SECS)
+            line.connect(os.fsencode(self._path))
+        except BaseException as error:
+            line.close()
+            if isinstance(error, OSError):
+                raise self._not_connected(error) from error
+            raise
+        return line
+
+    def _not_connected(self, error: OSError) -> MeshError:
+        if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+            return NobodyThereError(
+                f"No node is running here: nobody answers on {self._path}.",
+                hint="Start one with `meshnode start --detach`.",
+            )
+        if isinstance(error, TimeoutError):
+            return self._stuck(CONNECT_SECS)
+        return ApiUnavailableError(
+            f"The node's socket {self._path} cannot be used: {error.strerror or error}.",
+            hint="Run the command as the user who started the node.",
+        )
 
     def _stuck(self, seconds: float) -> DeadlineError:
         pid = self._find_process()
@@ -187,44 +184,13 @@ class HttpClient:
         )
 
 
-class _Line:
-    """A hold of our own on the connection's socket.
-
-    The node closes a connection once the work behind it has ended. To know that it has, after
-    Ctrl-C, the connection must outlive the HTTP client, which drops it at once.
-    """
-
-    def __init__(self) -> None:
-        self._socket: socket.socket | None = None
-
-    def trace(self, event: str, details: Mapping[str, Any]) -> None:
-        """Told by httpcore (its "trace" extension) about each step of the request."""
-        if event == "connection.connect_unix_socket.complete":
-            found = details["return_value"].get_extra_info("socket")
-            self._socket = found.dup()
-
-    def cancel(self) -> None:
-        """Tell the node that nobody listens, and wait until it has put everything away."""
-        if self._socket is None:
-            return
-        with contextlib.suppress(OSError):
-            self._socket.settimeout(_CANCEL_SECS)
-            self._socket.shutdown(socket.SHUT_WR)
-            while self._socket.recv(_PIECE_BYTES):
-                pass
-
-    def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-
-
-def _last_line(answer: httpx.Response, on_event: OnEvent | None) -> JsonObject:
+def _last_line(answer: HttpLine, on_event: OnEvent | None) -> JsonObject:
     """Tell the events; the result.
 
     Raises:
         MeshError: the answer's error.
     """
-    for text in answer.iter_lines():
+    for text in answer.lines():
         line = _object(text)
         event = line.get("event")
         if isinstance(event, dict):
