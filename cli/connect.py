@@ -31,10 +31,12 @@ def connect(invocation: Invocation, *, needs_network: bool = True) -> Client:
         MembershipError: this home belongs to no mesh.
         StoreLockedError: another process has this home and does not answer.
     """
-    config = invocation.config()
-    client = _running(config)
+    paths = invocation.paths()
+    config = None if _was_read_by_node(paths) else invocation.config()
+    client = _running(paths)
     if client is not None:
         return client
+    config = config or invocation.config()
     check_initialised(config)
     if needs_network:
         invocation.note(
@@ -117,26 +119,41 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _running(config: Config) -> HttpClient | None:
+def _was_read_by_node(paths: Paths) -> bool:
+    """Whether a node that started here has found the configuration right, as it is now.
+
+    To read it again would take longer than most commands. The socket is younger than that reading:
+    only a file that has changed since, or settings in the environment, can hold a new mistake.
+    """
+    if any(name.startswith("MESHNODE_") and name != "MESHNODE_HOME" for name in os.environ):
+        return False
+    try:
+        made = os.stat(paths.socket).st_ctime_ns
+        return os.stat(paths.config_file).st_ctime_ns < made
+    except OSError:
+        return False
+
+
+def _running(paths: Paths) -> HttpClient | None:
     """A client of the running node; None when there is none.
 
     A process that holds the lock and does not listen is just starting, just stopping, or doing a
     single command: it gets a few seconds.
     """
-    client = http_client(config.paths)
+    client = http_client(paths)
     deadline = time.monotonic() + _SETTLE_SECS
     while True:
         try:
             client.check_listening()
             return client
         except NobodyThereError:
-            holder = lock_holder(config.paths.lock_file)
+            holder = lock_holder(paths.lock_file)
         if holder is None:
             return None
         if time.monotonic() > deadline:
             raise StoreLockedError(
-                f"{config.paths.home} is in use by process {holder}, and it does not answer on "
-                f"{config.paths.socket}.",
+                f"{paths.home} is in use by process {holder}, and it does not answer on "
+                f"{paths.socket}.",
                 hint="If it is a single meshnode command, wait for it; if it is a node that "
                 "hangs, end it with `meshnode stop`.",
             )

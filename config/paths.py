@@ -6,7 +6,6 @@ goes where the platform keeps configuration and the rest where it keeps data.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -81,6 +80,8 @@ def _socket_path(home: Path, env: Mapping[str, str]) -> Path:
     direct = home / "api.sock"
     if _fits(direct):
         return direct
+    import hashlib  # start-up time: few homes are that deep
+
     name = hashlib.sha256(os.fsencode(home)).hexdigest()[:16] + ".sock"
     choices = [folder / name for folder in _runtime_folders(env) if _fits(folder / name)]
     # A client may run with another environment than the node did (cron, ssh): where a socket
@@ -97,7 +98,7 @@ def _socket_path(home: Path, env: Mapping[str, str]) -> Path:
 
 
 def _runtime_folders(env: Mapping[str, str]) -> Iterator[Path]:
-    import tempfile  # start-up time: few homes are that deep
+    import tempfile  # start-up time, as above
 
     user = os.getuid()
     for runtime in (env.get("XDG_RUNTIME_DIR"), f"/run/user/{user}"):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
-_UNITS = {
+_UNITS: dict[str, int] = {
     "B": 1,
     **{f"{letter}B": 1000**power for power, letter in enumerate("KMGT", start=1)},
     **{f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", start=1)},
@@ -29,7 +28,8 @@ def parse_size(text: str) -> int:
     factor = _UNIT_OF_LOWER.get((unit or "B").lower())
     if factor is None:
         raise ValueError(f"{unit} is not a unit: {', '.join(_UNITS)}")
-    return int(Fraction(number) * factor)
+    whole, _, decimals = number.partition(".")
+    return int(whole + decimals) * factor // int(10 ** len(decimals))
 
 
 def parse_rate(text: str) -> int:

@@ -16,6 +16,7 @@ from meshnode.config import format_size, parse_size
         ("1.5 MiB", 1024 * 1536),
         ("2 TiB", 2 * 1024**4),
         ("0.0001 KB", 0),
+        ("2.01 KB", 2010),  # in floating point it is 2009
     ],
 )
 def test_a_size_is_read_as_people_write_it(text: str, size: int) -> None:
