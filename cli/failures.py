@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import traceback
 from typing import TYPE_CHECKING
 
 import click
@@ -22,7 +21,7 @@ def report_error(error: MeshError, invocation: Invocation) -> int:
         click.echo(json.dumps({"error": _document(error)}))
     tell(error.message, error.hint)
     if invocation.verbose:
-        click.echo("".join(traceback.format_exception(error)), err=True)
+        _tell_traceback(error)
     return error.exit_code
 
 
@@ -41,8 +40,14 @@ def report_bug(error: BaseException, invocation: Invocation) -> int:
         click.echo(json.dumps({"error": _document(MeshError(message, hint=hint))}))
     tell(message[:2000], "" if invocation.verbose else hint)
     if invocation.verbose:
-        click.echo("".join(traceback.format_exception(error)), err=True)
+        _tell_traceback(error)
     return EXIT_FAILED
+
+
+def _tell_traceback(error: BaseException) -> None:
+    import traceback  # start-up time
+
+    click.echo("".join(traceback.format_exception(error)), err=True)
 
 
 def as_usage_error(error: click.ClickException) -> UsageError:

@@ -11,19 +11,29 @@ import click
 
 from .. import __version__
 from ..errors import EXIT_INTERRUPTED, EXIT_OK, MeshError
-from .config_commands import config
-from .content_commands import ls, rm, stat
 from .failures import as_usage_error, report_bug, report_error
 from .invocation import Invocation, global_options, pass_invocation
-from .mesh_commands import init, invite, join
-from .node_commands import peers, start, status, stop
-from .transfer_commands import cat, get, put
-from .why_command import why
+from .lazy_commands import LazyCommands
 
 _EXIT_BROKEN_PIPE = 141  # what a shell shows for a process that SIGPIPE ended
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_COMMANDS = LazyCommands(
+    {
+        ".config_commands": ("config",),
+        ".content_commands": ("ls", "rm", "stat"),
+        ".mesh_commands": ("init", "invite", "join"),
+        ".node_commands": ("peers", "start", "status", "stop"),
+        ".transfer_commands": ("cat", "get", "put"),
+        ".why_command": ("why",),
+    }
+)
+
+
+@click.group(
+    commands=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="meshnode", message="%(prog)s %(version)s")
 @global_options
 def cli() -> None:
@@ -40,12 +50,6 @@ def cli() -> None:
 def version(invocation: Invocation) -> None:
     """Print the version."""
     click.echo(f'{{"version": "{__version__}"}}' if invocation.json else f"meshnode {__version__}")
-
-
-for _command in (init, invite, join, start, stop, status, peers):
-    cli.add_command(_command)
-for _command in (put, get, cat, ls, stat, rm, why, config):
-    cli.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

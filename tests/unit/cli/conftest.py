@@ -65,6 +65,17 @@ def served(node: FakeNode) -> Iterator[FakeNode]:
         yield node
 
 
+@pytest.fixture
+def settled(node: FakeNode) -> Iterator[FakeNode]:
+    """The node, running behind its API and with a configuration that is older than that."""
+    config, api = node.config.paths.config_file, node.config.paths.socket
+    config.touch()
+    with serving(node):
+        while api.stat().st_ctime_ns <= config.stat().st_ctime_ns:
+            api.chmod(0o600)  # which makes the socket younger
+        yield node
+
+
 @contextmanager
 def serving(node: FakeNode) -> Iterator[None]:
     started = threading.Event()

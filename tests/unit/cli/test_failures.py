@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import socket
-import ssl
 from pathlib import Path
 
 import pytest
@@ -202,6 +201,16 @@ def test_a_config_with_mistakes_does_not_hide_the_node_that_runs(
         assert served.stop_requested.is_set()
 
 
+def test_a_mistake_in_the_environment_is_told_though_a_node_runs(
+    run: Run, settled: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("ls").code == 0
+    monkeypatch.setenv("MESHNODE_STORAGE_REPLICATION", "99")
+    done = run("ls")
+    assert done.code == 2
+    assert "MESHNODE_STORAGE_REPLICATION" in done.err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["put", "--json"], ["--json", "put"], ["put", "/a", "--nonsense", "--json"], ["--json", "no"]],
@@ -222,17 +231,6 @@ def test_what_only_concerns_http_is_left_out_of_json_errors(run: Run, served: Fa
     removed = run("--json", "rm", str(LINK), str(OTHER_LINK)).out
     assert json.loads(removed)["links"][1]["error"]["code"] == "not_found"
     assert "http_status" not in removed
-
-
-def test_no_certificates_are_loaded_to_talk_to_a_socket(
-    run: Run, served: FakeNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("certificates")
-
-    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", refuse)
-    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", refuse)
-    assert run("status").code == 0
 
 
 def test_every_command_has_a_line_of_its_own_in_the_help(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -69,15 +70,50 @@ def test_the_version_costs_no_heavy_import() -> None:
     assert rest == "0 []"
 
 
-def test_a_client_command_does_not_load_the_network_library(served: FakeNode) -> None:
+CLIENT_COMMANDS = [
+    ["--json", "get", str(LINK), "-o", "/x"],
+    ["put", "/a"],
+    ["cat", str(LINK)],
+    ["ls"],
+    ["ls", str(LINK)],
+    ["stat", str(LINK)],
+    ["rm", str(LINK)],
+    ["why"],
+    ["status"],
+    ["peers"],
+]
+RUN_ALL = """
+import json, sys
+ours = {"meshnode", *(name for name in sys.modules if "." not in name)}
+from meshnode.cli.main import main
+for command in json.loads(sys.argv[1]):
+    assert main(command) == 0, command
+    loaded = {name.partition(".")[0] for name in sys.modules} - ours - sys.stdlib_module_names
+    slow = {"asyncio", "email", "ssl", "tomllib", "meshnode.config.model"} & set(sys.modules)
+    assert loaded == {"click", "h11"} and not slow, (command, loaded, slow)
+"""
+
+
+def test_a_command_to_a_running_node_loads_click_and_h11_and_nothing_else(
+    settled: FakeNode,
+) -> None:
+    settled.found = folder_manifest(file_entry(b"x"))
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL, json.dumps(CLIENT_COMMANDS)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_command_loads_no_other() -> None:
     script = (
         "import sys\n"
         "from meshnode.cli.main import main\n"
-        "code = main(['put', '/a'])\n"
-        "print(code, [n for n in ('libp2p', 'starlette', 'hypercorn') if n in sys.modules])\n"
+        "main(['get', '--help'])\n"
+        "print([name for name in sys.modules if name.endswith('_commands')])\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout == f"{LINK}\n0 []\n", done.stderr
+    expected = ["meshnode.cli.lazy_commands", "meshnode.cli.transfer_commands"]
+    assert done.stdout.splitlines()[-1] == repr(expected)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
