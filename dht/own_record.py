@@ -25,6 +25,7 @@ from .value_publisher import ValuePublisher
 from .value_reader import ValueReader
 from .values import ValueStore
 
+_SOON = 1.0
 _PAUSE_MAX = 1800.0
 
 _log = structlog.get_logger("meshnode.dht")
@@ -55,6 +56,8 @@ class OwnRecord:
         self._publisher = publisher
         self._reader = reader
         self._seq = 0
+        self._said_before: tuple[str, ...] = ()
+        """Where the last record of an earlier run says that we listen."""
         self._said: tuple[str, ...] = ()
         """Where the published record says that we listen; empty while there is none."""
 
@@ -62,18 +65,23 @@ class OwnRecord:
         """What an earlier run said is not repeated, and no number is used twice."""
         saved = self._values.own_value(self.key)
         if saved is not None:
-            self._seq = decode_record(saved, self._realm).seq
+            record = decode_record(saved, self._realm)
+            self._seq, self._said_before = record.seq, record.addresses
             self._values.forget_own(self.key)
 
     async def keep_published(self) -> None:
         """Look now and then whether others know of us what is true. Never returns."""
         # Jitter only has to differ from the others'.
         rng, usual = Random(bytes(self._context.own)), self._settings.map_round
+        moved = self._said_before not in ((), tuple(self._context.host.addresses()))
         # Nodes may have started together, or have all found the mesh too large for a map.
-        await trio.sleep(usual * rng.random())
-        pause = usual
+        await trio.sleep(_SOON if moved else usual * rng.random())
+        pause = _SOON if moved else usual
         while True:
-            pause = usual if await self._guarded() else min(2 * pause, _PAUSE_MAX)
+            done = await self._guarded()
+            # What others keep is wrong: it is made right as soon as there is somebody to tell.
+            hurry = moved and not self._said and pause < usual
+            pause = usual if done and not hurry else min(2 * pause, _PAUSE_MAX)
             await trio.sleep(pause * rng.uniform(0.75, 1.25))
 
     def renew(self) -> None:

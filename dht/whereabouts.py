@@ -39,8 +39,11 @@ class Whereabouts:
             return known
         signed = self._on_map(peer)
         if signed is None:
-            await self._ask_others(peer)
-            if await self._answers(peer):
+            found = await self._answers(peer)
+            if not found:
+                await self._ask_others(peer)
+                found = await self._answers(peer)
+            if found:
                 return self._host.known_addresses(peer)
             signed = (await self._reader.peer_record(peer)).record
         return self._host.known_addresses(peer) if signed is None else self._believe(signed)
@@ -52,11 +55,12 @@ class Whereabouts:
         return self._gossip.map.record(peer)
 
     async def _ask_others(self, peer: PeerId) -> None:
-        """Ask those near `peer` until one names an address."""
+        """Ask those near `peer` until one names an address that we do not have."""
+        stale = set(self._host.known_addresses(peer))
 
         async def ask(other: PeerId) -> tuple[bool | None, tuple[PeerAddresses, ...]]:
             closer = await self._client.find_node(other, bytes(peer))
-            named = any(entry.peer == peer and entry.addresses for entry in closer)
+            named = any(e.peer == peer and not stale.issuperset(e.addresses) for e in closer)
             return named or None, closer
 
         await self._queries.run(bytes(peer), ask, Plan("find_peer"))

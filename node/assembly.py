@@ -1,6 +1,6 @@
 """A node's rooms, started in one order and stopped in the reverse.
 
-Identity and mesh, store (which locks the data directory), host, membership gate, exchange, DHT,
+Identity and mesh, store (which locks the data directory), host, membership gate, DHT, exchange,
 chunk server, background tasks, bootstrap. Every task lives in the one nursery of `open_parts`.
 """
 
@@ -36,6 +36,7 @@ from .exchange import (
 from .identity import Identity, MemberInfo, Mesh
 from .keeper import Announcer, Catalogue, Collector, Promises, PutJournal, Releaser, catch_up
 from .members import Members
+from .seeker import Seeker
 from .store import KeyValue, Store, open_store
 from .transport.libp2p_host import open_libp2p_host
 from .transport.limits import HostLimits
@@ -63,6 +64,7 @@ class Parts:
     traffic: Traffic
     dht: Dht
     members: Members
+    seeker: Seeker
     announcer: Announcer
     promises: Promises
     releaser: Releaser
@@ -92,6 +94,10 @@ async def open_parts(config: Config, *, serve_peers: bool) -> AsyncIterator[Part
         traffic = await stack.enter_async_context(
             open_traffic(limits_now(bandwidth, time.localtime()))
         )
+        dht = await stack.enter_async_context(
+            open_dht(host, store.records, _dht_settings(config), signer=identity, realm=mesh.id)
+        )
+        seeker = Seeker(host, dht)
         exchange = await stack.enter_async_context(
             open_exchange(
                 host,
@@ -99,10 +105,8 @@ async def open_parts(config: Config, *, serve_peers: bool) -> AsyncIterator[Part
                 settings=_exchange_settings(config),
                 stats=stats,
                 traffic=traffic,
+                on_unreachable=seeker.unreachable,
             )
-        )
-        dht = await stack.enter_async_context(
-            open_dht(host, store.records, _dht_settings(config), signer=identity, realm=mesh.id)
         )
         await stats.load(saved_stats, [entry.peer for entry in dht.peers()])
         announcer = Announcer(dht)
@@ -131,6 +135,7 @@ async def open_parts(config: Config, *, serve_peers: bool) -> AsyncIterator[Part
             nursery.start_soon(catch_up, store.chunks, dht, promises)
             nursery.start_soon(bootstrap.run)
             nursery.start_soon(members.run)
+            nursery.start_soon(seeker.run)
             nursery.start_soon(releaser.run)
             nursery.start_soon(collector.run)
             nursery.start_soon(_keep_stats, stats, saved_stats)
@@ -145,6 +150,7 @@ async def open_parts(config: Config, *, serve_peers: bool) -> AsyncIterator[Part
                 traffic=traffic,
                 dht=dht,
                 members=members,
+                seeker=seeker,
                 announcer=announcer,
                 promises=promises,
                 releaser=releaser,

@@ -65,6 +65,7 @@ class Node:
             convergence_secret=parts.mesh.convergence_secret,
             zone=parts.config.node.zone,
             journal=parts.journal,
+            search=parts.seeker,
             traces=self._traces,
         )
         self._putter = Putter(context)

@@ -46,6 +46,7 @@ class PeerChannel:
 
     Args:
         on_unused: called when the last stream is gone and nobody waits.
+        on_unreachable: called when no stream could be opened, with the peer.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class PeerChannel:
         stats: PeerStats,
         traffic: Traffic,
         on_unused: Callable[[PeerChannel], None],
+        on_unreachable: Callable[[PeerId], None],
     ) -> None:
         self.peer = peer
         self._host = host
@@ -65,6 +67,7 @@ class PeerChannel:
         self._stats = stats
         self._traffic = traffic
         self._on_unused = on_unused
+        self._on_unreachable = on_unreachable
         self._activity = PeerActivity(heard_at=trio.current_time())
         self._links: list[StreamLink] = []
         self._opening: dict[Lane, _Opening] = {}
@@ -153,6 +156,7 @@ class PeerChannel:
             self._links.append(opening.link)
         except (PeerError, MembershipError) as error:
             opening.error = error
+            self._on_unreachable(self.peer)
         except Exception as error:  # noqa: BLE001 - task boundary: one peer fails, not the node
             _log.exception("open_stream_failed", peer=str(self.peer))
             opening.error = PeerError(f"No stream to peer {self.peer.short}: {error!r}")

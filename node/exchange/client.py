@@ -74,6 +74,7 @@ class Exchange:
         settings: ExchangeSettings,
         stats: PeerStatsTable,
         traffic: Traffic,
+        on_unreachable: Callable[[PeerId], None],
     ) -> None:
         self.stats = stats
         self.traffic = traffic
@@ -82,6 +83,7 @@ class Exchange:
         self._nursery = nursery
         self._identity = identity
         self._verify = verify
+        self._on_unreachable = on_unreachable
         self._channels: dict[PeerId, PeerChannel] = {}
 
     async def have(
@@ -372,6 +374,7 @@ class Exchange:
                 stats,
                 self.traffic,
                 self._forget,
+                self._on_unreachable,
             )
         return channel
 
@@ -410,6 +413,7 @@ async def open_exchange(
     settings: ExchangeSettings | None = None,
     stats: PeerStatsTable | None = None,
     traffic: Traffic | None = None,
+    on_unreachable: Callable[[PeerId], None] = lambda _: None,
 ) -> AsyncIterator[Exchange]:
     """The client side over `host`; its streams are let go at the end of the block.
 
@@ -418,6 +422,7 @@ async def open_exchange(
         verify: checks a peer's signature.
         stats: what was known about peers before; loading and saving it is the caller's.
         traffic: shared with the server side, so that both keep the same limits and lanes.
+        on_unreachable: told of a peer to which no stream could be opened; must return at once.
     """
     async with AsyncExitStack() as stack:
         if traffic is None:
@@ -432,4 +437,5 @@ async def open_exchange(
             # Not `stats or ...`: the table of a fresh node is empty, and so false.
             stats=PeerStatsTable(clock=trio.current_time) if stats is None else stats,
             traffic=traffic,
+            on_unreachable=on_unreachable,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -101,6 +101,30 @@ class Membership(Protocol):
         ...
 
 
+class PeerSearch(Protocol):
+    """Peers that could not be reached, and may be found elsewhere: `node.Seeker`."""
+
+    def seeks(self, peer: PeerId) -> bool:
+        """Whether `peer` is being sought, and may be connected soon."""
+        ...
+
+    async def sought(self, peers: Collection[PeerId]) -> None:
+        """Wait, for a bounded time, until those being sought were found or not."""
+        ...
+
+
+class _NoSearch:
+    def seeks(self, peer: PeerId) -> bool:
+        return False
+
+    async def sought(self, peers: Collection[PeerId]) -> None:
+        pass
+
+
+NO_SEARCH: PeerSearch = _NoSearch()
+"""Of a node that only knows the addresses that come with records."""
+
+
 class PutJournal(Protocol):
     """What puts have got done, across restarts: `keeper.PutJournal`."""
 
@@ -162,6 +186,7 @@ class TransferContext:
     traces: TraceKeeper = NO_TRACES
     """Where the trace of every transfer goes when it ends."""
     journal: PutJournal = NO_JOURNAL
+    search: PeerSearch = NO_SEARCH
 
     @property
     def chunk_settings(self) -> ChunkSettings:

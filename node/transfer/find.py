@@ -41,8 +41,15 @@ class Finder:
         return found
 
     async def find_again(self, digests: Sequence[Digest]) -> Holders:
-        """Holders as they are now, from the DHT and from every live member."""
+        """Holders as they are now, from the DHT and from every live member.
+
+        Where all that the DHT knows of a chunk were not where they should be, and the mesh is
+        being asked where they are, this waits for that.
+        """
         found = await self._from_records(digests)
+        seeks = self._ctx.search.seeks
+        lost = [holders for holders in found.values() if holders and all(map(seeks, holders))]
+        await self._ctx.search.sought({peer for holders in lost for peer in holders})
         await self._from_members(digests, found)
         return found
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import meshnode
 import pytest
 import trio
 from blake3 import blake3
-from meshnode.dht import Dht, HandoverReport
-from meshnode.node.assembly import open_parts
+from meshnode.dht import Dht, DhtSettings, HandoverReport
+from meshnode.dht.kad_wire import PeerAddresses
+from meshnode.dht.peer_id import PeerId
+from meshnode.dht.peer_record import decode_record, peer_record_key
+from meshnode.node import assembly
+from meshnode.node.assembly import Parts, open_parts
 from meshnode.node.identity import Mesh
 from meshnode.node.store import open_store
+from meshnode.node.transfer import PutOptions
 
 CHUNK = b"put by a peer, moments before the power went"
 DIGEST = blake3(CHUNK).digest()
@@ -67,3 +74,61 @@ async def test_a_node_hands_over_when_it_stops_in_order_and_is_not_for_one_comma
     async with meshnode.open_node(config, serve_peers=False):
         pass
     assert len(handed) == 1
+
+
+async def published(keeper: Parts, peer: PeerId, addresses: Sequence[str]) -> None:
+    """Wait until `keeper` keeps a signed record that says where `peer` listens."""
+    kept, key = keeper.dht._values._kept, peer_record_key(peer)
+    with trio.fail_after(20):
+        while (  # noqa: ASYNC110
+            key not in kept
+            or decode_record(kept[key].value, keeper.mesh.id).addresses != tuple(addresses)
+        ):
+            await trio.sleep(0.02)
+
+
+def say_of(teller: Parts, peer: PeerId, addresses: Sequence[str]) -> None:
+    """Have `teller` tell others nothing about `peer` but `addresses`."""
+    describe = teller.dht._contacts.describe
+
+    def told(peers: Iterable[PeerId]) -> tuple[PeerAddresses, ...]:
+        lie = PeerAddresses(peer, tuple(addresses))
+        return tuple(lie if entry.peer == peer else entry for entry in describe(peers))
+
+    teller.dht._contacts.describe = told
+
+
+async def test_a_holder_that_came_back_on_another_port_is_found_by_the_record_it_signed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader has never met it, and all that others say of it is old."""
+    # The first records are published within a round: that is not what this test is about.
+    monkeypatch.setattr(assembly, "DhtSettings", partial(DhtSettings, map_round=0.2))
+    mesh, content = Mesh.create("moved"), bytes(range(256)) * 1000
+    (tmp_path / "content").write_bytes(content)
+
+    def iterative(name: str, joins: Mesh) -> meshnode.Config:
+        return config_of(tmp_path / name, joins).with_overrides({"network.full_map_members": 0})
+
+    async with meshnode.open_node(iterative("first", mesh)) as first:
+        joins = mesh.with_bootstrap(first.addresses())
+        holder = iterative("holder", joins)
+        async with meshnode.open_node(holder) as node:
+            await node.wait_ready()
+            peer, old = node.peer_id, node._parts.host.addresses()
+            link = await node.put(tmp_path / "content", PutOptions(replication=1))
+            await published(first._parts, peer, old)
+        async with meshnode.open_node(holder) as node:
+            here = node._parts.host.addresses()
+            assert here != old
+            await published(first._parts, peer, here)
+            say_of(first._parts, peer, old)
+            async with meshnode.open_node(iterative("reader", joins), serve_peers=False) as reader:
+                await reader.wait_ready()
+                host = reader._parts.host
+                assert host.known_addresses(peer) == old
+                assert peer not in host.connected_peers()
+                with trio.fail_after(20):
+                    await reader.get(link, tmp_path / "got")
+                assert peer in host.connected_peers()
+    assert (tmp_path / "got").read_bytes() == content

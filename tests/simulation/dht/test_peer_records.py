@@ -204,6 +204,39 @@ async def test_who_listens_elsewhere_says_so_and_the_newest_word_counts(
         assert not node.dht._values.own_keys()
 
 
+async def test_a_node_that_comes_back_elsewhere_says_so_within_seconds_without_a_map(
+    mesh_of: MeshOpener, autojump_clock: MockClock
+) -> None:
+    async with mesh_of(6, settings=ITERATIVE, full_map=True) as mesh:
+        nodes = mesh.nodes[1:]
+        await trio.sleep(SOON)
+        for node in nodes:
+            await mesh.stop(node)
+            again = await mesh.add(peer=node.peer, backend=node.backend, bootstrap=False)
+            assert again.host.addresses() != node.host.addresses()
+            await trio.sleep(5)
+            assert set(keepers(mesh, node.peer)) == {tuple(again.host.addresses())}
+
+
+async def test_a_node_that_comes_back_elsewhere_is_on_all_maps_within_seconds(
+    mesh_of: MeshOpener, autojump_clock: MockClock
+) -> None:
+    async with mesh_of(8, full_map=True) as mesh:
+        await trio.sleep(600)
+        for node, end in ((mesh.nodes[0], mesh.stop), (mesh.nodes[3], mesh.kill)):
+            ended = end(node)
+            if ended is not None:
+                await ended
+            again = await mesh.add(peer=node.peer, backend=node.backend, bootstrap=False)
+            assert again.host.addresses() != node.host.addresses()
+            await trio.sleep(5)
+            for other in mesh.nodes:
+                if other is not again:
+                    assert again.host.addresses()[0] in await other.dht.find_peer(node.peer)
+                    record = other.dht._gossip.map.record(node.peer)
+                    assert record.addresses == tuple(again.host.addresses())
+
+
 async def test_records_are_repeated_signed_anew_and_end_when_their_node_is_gone(
     mesh_of: MeshOpener, autojump_clock: MockClock
 ) -> None:
