@@ -6,13 +6,13 @@ Two that know exactly the same live holders settle it, or three live holders tha
 each; what holders have told ourselves is one such voice, and proof. Peers of one public network are
 one voice: nobody settles a digest alone, however many it invents. A digest without a live holder,
 or about which they differ (a peer that came lately, one that lies), goes to all other responsible
-peers at once. If nobody of these knows a holder, while some did not answer, peers farther away are
+peers at once. If no two of these know a holder, while some did not answer, peers farther away are
 asked: holders themselves are among them, and newcomers that took the place of the silent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -106,9 +106,9 @@ class _Search:
             named |= live
         return confirmed
 
-    def nowhere(self) -> list[bytes]:
-        """Digests without any holder that is believed to be alive."""
-        return [d for d in self.unsettled if not self._live[d] and d not in self.ours]
+    def unsure(self) -> Iterator[bytes]:
+        """Digests without a live holder, or with none but such as one voice alone names."""
+        return (d for d in self.unsettled if d not in self.ours and not self.confirmed(d))
 
 
 class Finder:
@@ -224,16 +224,16 @@ class Finder:
     async def _ask_beyond(
         self, search: _Search, answers: _Answers, position_of: Mapping[bytes, int], trace: Trace
     ) -> None:
-        """Nobody who answered knows a holder: ask twice as far, if some did not answer."""
-        nowhere = search.nowhere()
-        if not nowhere or not (answers.failed or answers.pending) or not self._locator.knows_all:
+        """No two who answered know a holder: ask thrice as far, if some did not answer."""
+        unsure = list(search.unsure())
+        if not unsure or not (answers.failed or answers.pending) or not self._locator.knows_all:
             return
         index, reach = self._locator.index(), _REACH * self._settings.k
         beyond = {
             digest: [p for p in index.closest(position_of[digest], reach) if p != self._own]
-            for digest in nowhere
+            for digest in unsure
         }
-        self._counters.add("keys_sought_beyond", len(nowhere))
+        self._counters.add("keys_sought_beyond", len(unsure))
         self._start_wave(search, answers, beyond, trace)
         await self._listen(search, answers, trio.current_time() + _PATIENCE)
 
@@ -264,7 +264,7 @@ class Finder:
         """Until all is settled, all have answered, or `until`; less when only more is missing."""
         some_by = min(until, trio.current_time() + _PATIENCE_WITH_SOME)
         while answers.pending and search.unsettled:
-            reply = await answers.next(until if search.nowhere() else some_by)
+            reply = await answers.next(until if any(search.unsure()) else some_by)
             if reply is None:
                 return
             for digests, found in reply.answer or ():

@@ -134,10 +134,10 @@ def as_asked(mesh: Any, reader: Any) -> list[Any]:
     return [nodes[peer] for peer in reader.dht._finder._fastest_first(nodes)]
 
 
-def answer_first(mesh: Any, reader: Any, hasty: Sequence[Any]) -> None:
+def answer_first(mesh: Any, reader: Any, hasty: Sequence[Any], others: float = 0.1) -> None:
     for other in mesh.nodes:
         if other is not reader and other not in hasty:
-            mesh.network.set_link(reader.peer, other.peer, SimLink(latency=0.1))
+            mesh.network.set_link(reader.peer, other.peer, SimLink(latency=others))
 
 
 async def test_a_liar_that_invents_holders_settles_nothing_and_they_are_named_last(
@@ -154,6 +154,21 @@ async def test_a_liar_that_invents_holders_settles_nothing_and_they_are_named_la
         for holders in found.values():
             assert holders[0].peer == writer.peer
             assert {record.peer for record in holders[1:]} == invented
+
+
+async def test_a_liar_that_answers_long_before_all_others_is_not_all_that_is_heard(
+    mesh_of: MeshOpener, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mesh_of(8, settings=SETTINGS) as mesh:
+        reader, wanted = mesh.nodes[2], digests(10)
+        liar, *_, writer = as_asked(mesh, reader)
+        await announced(writer, wanted)
+        forget(reader, wanted, of=writer)
+        monkeypatch.setattr(reader.dht._contacts.health, "deadline", lambda _: 2.0)
+        answer_first(mesh, reader, [liar], others=0.3)
+        invent(liar, 3)
+        found = await reader.dht.find_chunks(wanted)
+        assert all(holders[0].peer == writer.peer for holders in found.values())
 
 
 async def test_liars_of_one_public_network_are_one_voice(
