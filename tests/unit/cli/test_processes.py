@@ -59,12 +59,14 @@ def on_terminal(arguments: Sequence[str], *, stdout: int | None = None) -> tuple
 
 def test_the_version_costs_no_heavy_import() -> None:
     script = (
-        "import sys\n"
+        "import gc, sys\n"
         "from meshnode.cli.main import main\n"
         "code = main(['--version'])\n"
         f"print(code, [name for name in {HEAVY!r} if name in sys.modules])\n"
+        "assert gc.get_freeze_count(), 'the collector looks through all of click'\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     version, rest = done.stdout.splitlines()
     assert re.fullmatch(r"meshnode \d+\.\d+\.\d+", version)
     assert rest == "0 []"
