@@ -151,14 +151,12 @@ class HttpClient:
     def _connected(self) -> socket.socket:
         """A connection to the node. Raises like `check_listening`."""
         line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        line.settimeout(CONNECT_SECS)
         try:
-            line.settimeout(CONNECT_SECS)
             line.connect(os.fsencode(self._path))
-        except BaseException as error:
+        except OSError as error:
             line.close()
-            if isinstance(error, OSError):
-                raise self._not_connected(error) from error
-            raise
+            raise self._not_connected(error) from error
         return line
 
     def _not_connected(self, error: OSError) -> MeshError:

@@ -17,8 +17,6 @@ from .invocation import Invocation, global_options, pass_invocation
 from .lazy_commands import LazyCommands
 
 _EXIT_BROKEN_PIPE = 141  # what a shell shows for a process that SIGPIPE ended
-
-
 _COMMANDS = LazyCommands(
     {
         ".config_commands": ("config",),
