@@ -105,9 +105,10 @@ class Dht:
     async def find_peer(self, peer: PeerId) -> list[str]:
         """Multiaddrs of `peer`, the likeliest first; empty when unknown, or when it said goodbye.
 
-        Unless it is connected the mesh is asked, and what others say is tried by connecting. When
-        that leads nowhere, the newest record that `peer` signed itself is believed: what is in
-        that comes first. With a full map such a record is here, and nobody is asked.
+        Unless it is connected, what is known of it is tried by connecting, then the mesh is asked,
+        and what others say is tried. When that leads nowhere, the newest record that `peer` signed
+        itself is believed: what is in that comes first. With a full map such a record is here, and
+        nobody is asked.
         """
         return await self._parts.whereabouts.find(peer)
 
