@@ -147,7 +147,9 @@ def derive_key(secret: bytes, message: Buffer) -> bytes:
     return blake3(blake3(message).digest(), key=secret).digest()
 
 
-def open_chunk(ref: ChunkRef, stored: Buffer, *, verified: bool = False) -> bytes:
+def open_chunk(
+    ref: ChunkRef, stored: Buffer, *, verified: bool = False, memory: memoryview | None = None
+) -> Buffer:
     """The plaintext of a chunk, `ref.plain_size` bytes.
 
     Args:
@@ -155,6 +157,8 @@ def open_chunk(ref: ChunkRef, stored: Buffer, *, verified: bool = False) -> byte
         stored: the bytes as they travelled.
         verified: True only if this process has just compared these bytes with `ref.digest`;
             saves hashing them a second time.
+        memory: may be used for the result, if it is not smaller than `stored`, which it must not
+            overlap. New pages for every chunk cost as much as a part of its decryption.
 
     Raises:
         IntegrityError: `stored` is not what the digest names.
@@ -170,12 +174,18 @@ def open_chunk(ref: ChunkRef, stored: Buffer, *, verified: bool = False) -> byte
         )
     if not verified and blake3(stored).digest() != ref.digest:
         raise IntegrityError(f"The bytes of {_name(ref.digest)} do not match its digest.")
-    payload = stored if ref.key is None else unseal(ref.digest, ref.key, stored)
+    payload: Buffer
+    if ref.key is None:
+        payload = stored
+    elif memory is None or len(memory) < size:
+        payload = unseal(ref.digest, ref.key, stored)
+    else:
+        payload = _unseal_into(ref.digest, ref.key, stored, memory)
     if ref.codec is Codec.ZSTD:
         return decompress(payload, ref.plain_size)
     if memoryview(payload).nbytes != ref.plain_size:
         raise FormatError(f"{_name(ref.digest)} does not hold the {ref.plain_size} bytes it should")
-    return bytes(payload)
+    return payload
 
 
 def unseal(digest: Digest, key: bytes, stored: Buffer) -> bytes:
@@ -184,17 +194,37 @@ def unseal(digest: Digest, key: bytes, stored: Buffer) -> bytes:
     Raises:
         WrongKeyError: the key does not open these bytes.
     """
+    cipher = _cipher(digest, key, stored)
+    try:
+        return cipher.decrypt(_ZERO_NONCE, stored, None)
+    except InvalidTag as error:
+        raise _wrong_key(digest) from error
+
+
+def _unseal_into(digest: Digest, key: bytes, stored: Buffer, memory: memoryview) -> memoryview:
+    """As `unseal`, into the beginning of `memory`, which is returned."""
+    cipher = _cipher(digest, key, stored)
+    plain = memory[: memoryview(stored).nbytes - TAG_BYTES]
+    try:
+        cipher.decrypt_into(_ZERO_NONCE, stored, None, plain)
+    except InvalidTag as error:
+        raise _wrong_key(digest) from error
+    return plain
+
+
+def _cipher(digest: Digest, key: bytes, stored: Buffer) -> AESGCM:
     if len(key) != KEY_BYTES:
         raise WrongKeyError(f"The key for {_name(digest)} has {len(key)} bytes, not {KEY_BYTES}.")
     if memoryview(stored).nbytes < TAG_BYTES:
         raise WrongKeyError(f"{_name(digest)} is too short to be sealed, yet has a key.")
-    try:
-        return AESGCM(key).decrypt(_ZERO_NONCE, stored, None)
-    except InvalidTag as error:
-        raise WrongKeyError(
-            f"{_name(digest)} is intact, but this key does not open it.",
-            hint="The link is mistyped after '#', or belongs to other content.",
-        ) from error
+    return AESGCM(key)
+
+
+def _wrong_key(digest: Digest) -> WrongKeyError:
+    return WrongKeyError(
+        f"{_name(digest)} is intact, but this key does not open it.",
+        hint="The link is mistyped after '#', or belongs to other content.",
+    )
 
 
 def _frozen(payload: Buffer) -> Buffer:

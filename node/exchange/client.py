@@ -162,7 +162,7 @@ class Exchange:
         first_byte_timeout: float | None = None,
         progress_timeout: float | None = None,
         lane: Lane = Lane.INTERACTIVE,
-    ) -> bytes | bytearray:
+    ) -> Buffer:
         """`length` bytes from `offset` of a chunk (None: to its end), verified.
 
         A range can be checked only as part of the whole, so it costs the whole chunk.
@@ -191,8 +191,9 @@ class Exchange:
         first_byte_timeout: float | None = None,
         progress_timeout: float | None = None,
         arrival: Arrival | None = None,
+        into: memoryview | None = None,
         lane: Lane = Lane.INTERACTIVE,
-    ) -> bytearray:
+    ) -> bytearray | memoryview:
         """Bytes that `peer` claims are those of the chunk; only their number was checked.
 
         For callers that verify themselves in the same worker thread in which they unseal, and say
@@ -202,18 +203,20 @@ class Exchange:
             length: when given, exactly so many bytes come, or an error. Under a download limit they
                 are asked for in pieces, for which a chunk of unknown length is too uncertain.
             arrival: is kept up to date while they come.
+            into: `length` bytes of memory to put them in, which is returned. When this does not
+                return, it must not be used any more: what is under way may go on to come there.
         """
         timeouts = (first_byte_timeout, progress_timeout)
         most = self.traffic.piece()
+        body: bytearray | memoryview
         if length is None or not most or length <= most:
-            body = await self._body(peer, digest, offset, length, lane, timeouts, arrival)
+            body = await self._body(peer, digest, offset, length, lane, timeouts, arrival, into)
         else:
-            body = bytearray(length)
+            body = memoryview(bytearray(length)) if into is None else into
             for start in range(0, length, most):
                 size = min(most, length - start)
-                at = offset + start
-                piece = await self._body(peer, digest, at, size, lane, timeouts, None)
-                body[start : start + size] = piece
+                part, at = body[start : start + size], offset + start
+                await self._body(peer, digest, at, size, lane, timeouts, None, part)
                 if arrival is not None:
                     arrival.update(start + size)
         self.stats.of(peer).succeeded()
@@ -228,7 +231,8 @@ class Exchange:
         lane: Lane,
         timeouts: tuple[float | None, float | None],
         arrival: Arrival | None,
-    ) -> bytearray:
+        into: memoryview | None = None,
+    ) -> bytearray | memoryview:
         size = _PRESUMED_BYTES if length is None else length
         question = self._question(
             lambda ident: Get(ident, digest, offset, length, lane),
@@ -237,6 +241,7 @@ class Exchange:
             size=size,
             invite=lambda: self.traffic.down.invite(peer, lane, size),
             arrival=arrival,
+            into=into,
         )
         pending = await self._ask(peer, question)
         assert pending.body is not None
@@ -336,6 +341,7 @@ class Exchange:
         data: Buffer = b"",
         on_sent: Callable[[], None] | None = None,
         arrival: Arrival | None = None,
+        into: memoryview | None = None,
     ) -> Question:
         return Question(
             make=make,
@@ -347,6 +353,7 @@ class Exchange:
             invite=invite,
             on_sent=on_sent,
             arrival=arrival,
+            into=into,
         )
 
     async def _ask(self, peer: PeerId, question: Question) -> Pending:
@@ -398,7 +405,7 @@ def _refusal(peer: PeerId, stats: PeerStats, refused: Refused) -> PeerRefusedErr
     )
 
 
-async def _digest(data: bytearray) -> Digest:
+async def _digest(data: Buffer) -> Digest:
     if len(data) <= _HASH_INLINE_BYTES:
         return blake3(data).digest()
     return await trio.to_thread.run_sync(lambda: blake3(data).digest())

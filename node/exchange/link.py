@@ -210,6 +210,7 @@ class StreamLink:
         self._retired |= self._next_id > MAX_REQUEST_ID
         pending = Pending(request, question.expected_bytes, trio.current_time())
         pending.on_sent, pending.arrival = question.on_sent, question.arrival
+        pending.into = question.into
         pending.invitation, pending.limit = invitation, limit
         self._pending[request.id] = pending
         self.load += question.expected_bytes
@@ -395,7 +396,8 @@ class StreamLink:
         pending.began.set()
         # The peer announced `length`, but it is bounded by what was asked and by the largest chunk,
         # and the pages are touched only as bytes come in.
-        body = bytearray(length)
+        into = None if pending.abandoned else pending.into
+        body = bytearray(length) if into is None else into
         self._body_began = trio.current_time()
         before = self._metered.bytes_read
         self._incoming = (pending, before, before + length)

@@ -67,6 +67,8 @@ class Question:
     """Called when all of the body was handed to the transport."""
     arrival: Arrival | None = None
     """Kept up to date while the answer comes in."""
+    into: memoryview | None = None
+    """Where to put the body of the answer, `expected_bytes` long; None: memory of its own."""
 
 
 @dataclass(slots=True, eq=False)
@@ -104,6 +106,7 @@ class Pending:
     """Bytes of the body, from when it is queued."""
     arrival: Arrival | None = None
     """Somebody watches how the answer comes in."""
+    into: memoryview | None = None
     invitation: Invitation | None = None
     limit: trio.CancelScope | None = None
     """Around all of the request; time in which we hold it up ourselves does not count."""
@@ -113,7 +116,7 @@ class Pending:
     """The first byte of an answer came (for a Put perhaps only Proceed), or `done`."""
     done: trio.Event = field(default_factory=trio.Event)
     answer: Answer | None = None
-    body: bytearray | None = None
+    body: bytearray | memoryview | None = None
     failure: MeshError | None = None
 
     def settle(self, answer: Answer) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from ...errors import DestinationError, IntegrityError, MeshError, QuotaError
+from ..store.protocol import Buffer
 from .frontier import Frontier
 from .part import Part
 from .placing import make_root, put_in_place, sync_folder
@@ -124,7 +125,7 @@ class Staging:
                 self._count(fd, write, memoryview(data or b""))
         return True
 
-    def write(self, chunk: int, plain: bytes) -> None:
+    def write(self, chunk: int, plain: Buffer) -> None:
         """Put an opened chunk's bytes into place; a file whose last bytes these were is checked
         and finished.
 

@@ -19,6 +19,7 @@ from ...config import ChunkSettings
 from ...dht.peer_id import PeerId
 from ...errors import QuotaError, StoreError
 from ..content import ChunkRef
+from ..store.protocol import Buffer
 from .context import TransferContext
 from .driver import Consume, Deliver, Driver
 from .events import PeerNote, ProgressMeter
@@ -133,7 +134,7 @@ class Fetcher:
         self.tally.from_peers[peer] += ref.size
         self._meter.advance(sent=ref.size)
 
-    async def keep(self, ref: ChunkRef, stored: bytes | bytearray) -> None:
+    async def keep(self, ref: ChunkRef, stored: Buffer) -> None:
         if not self._keep:
             return
         try:

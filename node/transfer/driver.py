@@ -29,10 +29,12 @@ from ...errors import (
 from ..content import ChunkRef, open_chunk
 from ..exchange import Reason
 from ..exchange.pending import Arrival
+from ..store.protocol import Buffer
 from .context import TransferContext
 from .failures import reason_of, task_group
 from .fetch_notes import FetchNotes
 from .find import Finder
+from .memory import Memory
 from .scheduler import (
     Ask,
     Came,
@@ -58,8 +60,9 @@ from .tracing import Tracer
 
 _MEMBERS_EVERY_SECONDS = 1.0
 
-Consume = Callable[[int, bytes], object]
-"""(index, plaintext) in a worker thread: what is done with an opened chunk."""
+Consume = Callable[[int, Buffer], object]
+"""(index, plaintext) in a worker thread: what is done with an opened chunk. The plaintext is
+another one's as soon as this returns."""
 Deliver = Callable[[int, object], None]
 """(index, what `consume` returned) back in the event loop."""
 
@@ -69,7 +72,7 @@ class Ledger(Protocol):
 
     def came(self, peer: PeerId, ref: ChunkRef) -> None: ...
 
-    async def keep(self, ref: ChunkRef, stored: bytes | bytearray) -> None:
+    async def keep(self, ref: ChunkRef, stored: Buffer) -> None:
         """A chunk came from a peer and was used."""
         ...
 
@@ -124,6 +127,7 @@ class Driver:
         self._notes = FetchNotes(tracer)
         self._consume = consume
         self._deliver = deliver
+        self._memory = Memory(max((ref.size for ref in refs), default=0))
         self._events: list[Event] = []
         self._more = trio.Event()
         self._running: dict[int, _Running] = {}
@@ -261,9 +265,14 @@ class Driver:
             try:
                 with self._tracer.asking(ask.peer) as tally:
                     began = trio.current_time()
-                    stored = await self._get(running)
+                    # Given back only when the exchange is known to have done with it.
+                    memory = self._memory.take(self._refs[ask.chunk].size)
+                    stored = await self._get(running, memory)
                     tally.slowest = max(tally.slowest, trio.current_time() - began)
-                await self._take(running, stored)
+                try:
+                    await self._take(running, stored)
+                finally:
+                    self._memory.give_back(memory)
             except _CorruptChunkError:
                 digest = self._refs[ask.chunk].digest
                 self._fail(running, Fault.CORRUPT, self._ctx.exchange.corrupt(ask.peer, digest))
@@ -272,7 +281,7 @@ class Driver:
             except (PeerError, MembershipError) as error:
                 self._fail(running, _fault_of(error), error)
 
-    async def _get(self, running: _Running) -> bytes | bytearray:
+    async def _get(self, running: _Running, into: memoryview) -> Buffer:
         settings, ask = self._ctx.chunk_settings, running.ask
         ref, exchange = self._refs[ask.chunk], self._ctx.exchange
         with trio.move_on_after(settings.chunk_timeout_secs + exchange.hold_up(ref.size)):
@@ -283,6 +292,7 @@ class Driver:
                 ref.size,
                 first_byte_timeout=settings.peer_response_timeout_secs,
                 arrival=running.arrival,
+                into=into,
             )
             running.arrival.update(len(stored))
             return stored
@@ -291,7 +301,7 @@ class Driver:
         exchange.stats.of(ask.peer).failed(reason)
         raise DeadlineError(f"{reason}.")
 
-    async def _take(self, running: _Running, stored: bytes | bytearray) -> None:
+    async def _take(self, running: _Running, stored: Buffer) -> None:
         """Use what came, unless the same chunk came from elsewhere a moment ago."""
         ask = running.ask
         while (other := self._using.get(ask.chunk)) is not None:
@@ -305,9 +315,9 @@ class Driver:
         self._tracer.peer(ask.peer).nbytes += len(stored)
         self._ledger.came(ask.peer, self._refs[ask.chunk])
 
-    async def _use(self, index: int, stored: bytes | bytearray, *, verified: bool) -> None:
+    async def _use(self, index: int, stored: Buffer, *, verified: bool) -> None:
         ref = self._refs[index]
-        with self._alone(index):
+        with self._alone(index), self._memory.lent(ref.size) as memory:
             with self._tracer.phase("checking and writing"):
                 # One hop: verify, open and use in the same thread, while the bytes are in its
                 # cache. When it has begun it ends, also when the request is given up.
@@ -316,6 +326,7 @@ class Driver:
                     ref,
                     stored,
                     verified,
+                    memory,
                     index,
                     self._consume,
                     limiter=self._threads,
@@ -355,8 +366,13 @@ def _fault_of(error: MeshError) -> Fault:
 
 
 def _open_and_consume(
-    ref: ChunkRef, stored: bytes | bytearray, verified: bool, index: int, consume: Consume
+    ref: ChunkRef,
+    stored: Buffer,
+    verified: bool,
+    memory: memoryview,
+    index: int,
+    consume: Consume,
 ) -> object:
     if not verified and blake3(stored).digest() != ref.digest:
         raise _CorruptChunkError(f"{len(stored)} bytes are not the chunk that was asked for.")
-    return consume(index, open_chunk(ref, stored, verified=True))
+    return consume(index, open_chunk(ref, stored, verified=True, memory=memory))

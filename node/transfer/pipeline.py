@@ -23,6 +23,7 @@ from .announce import Announcer
 from .context import TransferContext
 from .events import FileDone, ProgressMeter
 from .failures import task_group
+from .memory import untouched_memory
 from .reading import (
     Draft,
     FileCut,
@@ -30,7 +31,6 @@ from .reading import (
     SealedMemory,
     Window,
     seal_window,
-    untouched_memory,
 )
 from .source import Failure
 from .tracing import Tracer

@@ -7,7 +7,6 @@ file that changes meanwhile is read once more, and left out if it changes again.
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
 from collections.abc import Generator, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from blake3 import blake3
 
 from ..content import ChunkerProfile, ChunkRef, Packer, PackSlot, SealedChunk, Sealer, cut
+from .memory import untouched_memory
 from .source import Failure, FoundFile, kind_name, strerror
 
 _READ_BYTES = 1 << 20
@@ -30,12 +30,6 @@ def window_bytes(profile: ChunkerProfile) -> int:
     """How large a buffer must be: at least two of the largest chunks, so that what is carried from
     one window to the next is never more than half of it."""
     return max(_WINDOW_BYTES, 2 * profile.max_size)
-
-
-def untouched_memory(size: int) -> memoryview:
-    """Memory that is used from the page on that is first written to. What small files leave of a
-    window costs nothing so, and nothing is set to zero before it is overwritten."""
-    return memoryview(mmap.mmap(-1, size))
 
 
 @dataclass(slots=True, eq=False)

@@ -21,6 +21,7 @@ from ...errors import (
     WrongKeyError,
 )
 from ..content import MAX_ROOT_BYTES, ChunkList, Link, Manifest, open_root
+from ..store.protocol import Buffer
 from .context import TransferContext
 from .download import Fetcher
 from .failures import reason_of
@@ -66,8 +67,8 @@ class Resolver:
     async def _next_level(self, level: ChunkList) -> Manifest | ChunkList:
         plains: dict[int, bytes] = {}
 
-        def keep(index: int, plain: bytes) -> None:
-            plains[index] = plain
+        def keep(index: int, plain: Buffer) -> None:
+            plains[index] = bytes(plain)
 
         await self._fetcher.fetch(level.refs, keep)
         pieces = [plains[index] for index in range(len(level.refs))]
@@ -110,7 +111,7 @@ class Resolver:
         self, link: Link, peer: PeerId, answers: dict[PeerId, str]
     ) -> bytes | None:
         settings = self._ctx.chunk_settings
-        stored: bytes | bytearray = b""
+        stored: Buffer = b""
         try:
             with trio.move_on_after(settings.chunk_timeout_secs):
                 stored = await self._ctx.exchange.get_unverified(
@@ -151,5 +152,5 @@ class Resolver:
         )
 
 
-def _is(link: Link, stored: bytes | bytearray) -> bool:
+def _is(link: Link, stored: Buffer) -> bool:
     return len(stored) <= MAX_ROOT_BYTES and blake3(stored).digest() == link.digest

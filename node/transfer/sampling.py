@@ -22,7 +22,7 @@ from ...errors import (
     PeerRefusedError,
 )
 from ..exchange import Reason
-from ..store.protocol import Digest
+from ..store.protocol import Buffer, Digest
 from .context import TransferContext
 from .failures import reason_of, task_group
 from .patience import Patience
@@ -121,7 +121,7 @@ async def _check(
     (result.unconfirmed if stays else result.lost)[peer] = reason
 
 
-async def _read(ctx: TransferContext, sample: Sample, seconds: float) -> bytes | bytearray:
+async def _read(ctx: TransferContext, sample: Sample, seconds: float) -> Buffer:
     if not seconds:
         raise DeadlineError("it has been silent for a while")
     with trio.move_on_after(seconds):

@@ -62,7 +62,7 @@ async def _reading(
     refs = [run.ref for run in reader.runs]
     async with (
         fetcher.opened(
-            refs, lambda _, plain: plain, deliver=reader.deliver, open_ended=open_ended
+            refs, lambda _, plain: bytes(plain), deliver=reader.deliver, open_ended=open_ended
         ) as driver,
         task_group() as tasks,
     ):

@@ -10,6 +10,7 @@ from typing import TypeVar
 import trio
 
 from ...errors import DestinationError, FormatError, MeshError, QuotaError
+from ..store.protocol import Buffer
 from .destination import Staging, WholeDigestError
 from .download import Fetcher
 from .events import Partial, ProgressMeter
@@ -129,7 +130,7 @@ class Writer:
         async with task_group() as tasks:
             flushing = _FlushAlong(staging, tasks)
 
-            def consume(number: int, plain: bytes) -> None:
+            def consume(number: int, plain: Buffer) -> None:
                 staging.write(chunks[number], plain)
 
             def deliver(number: int, _: object) -> None:

@@ -18,6 +18,7 @@ from ...dht.peer_id import PeerId
 from ...errors import PeerError
 from .native_socket import NativeSocket
 from .native_stream import LEAST_PROGRESS, NativeStream
+from .noise_session import Reader
 from .yamux import YamuxCore
 from .yamux_budget import ReceiveBudget
 from .yamux_events import PeerGoesAway, StreamChanged, StreamOpened
@@ -61,8 +62,8 @@ class Session(Protocol):
         """Frames that carry `pieces`, to be sent or copied before the next call."""
         ...
 
-    def open(self, received: memoryview) -> tuple[list[bytes], int]:
-        """What all whole frames carried, and how many bytes of `received` they took."""
+    def open_to(self, reader: Reader, received: memoryview) -> int:
+        """Hand over what all whole frames carried; how many bytes of `received` they took."""
         ...
 
 
@@ -317,7 +318,8 @@ class NativeConnection:
 
     async def _read(self) -> None:
         try:
-            self._take(self._early)
+            self._core.take(self._early)
+            self._tell()
             while True:
                 if self._receive():
                     # There is more: whoever got something has its turn before.
@@ -354,19 +356,18 @@ class NativeConnection:
             scratch[:kept] = self._unopened
         filled = kept + size
         try:
-            pieces, used = self._session.open(scratch[:filled])
+            used = self._session.open_to(self._core, scratch[:filled])
         except PeerError:
             self._violated("bad_noise_frame")
             raise
         self._unopened = bytes(scratch[used:filled])
-        self._take(pieces)
+        self._tell()
         return filled == len(scratch)
 
-    def _take(self, pieces: Sequence[bytes] | bytes) -> None:
-        if not pieces:
-            return
+    def _tell(self) -> None:
+        """Wake those for whom something has come."""
         woken = 0
-        for event in self._core.receive(pieces):
+        for event in self._core.take_events():
             if type(event) is StreamChanged:
                 if (stream := self._streams.get(event.stream.id)) is not None:
                     woken += stream.wake()

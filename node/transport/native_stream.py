@@ -69,10 +69,28 @@ class NativeStream:
 
     async def read_into(self, target: memoryview) -> int:
         """As `read`, without a copy in between; returns how many bytes of `target` were filled."""
-        await self._readable()
-        size = self.state.read_into(target)
+        if self.state.readable or self.state.sink is not None:
+            await self._readable()
+            size = self.state.read_into(target)
+        else:
+            size = await self._sink(target)
         self._after_read()
         return size or 0
+
+    async def _sink(self, target: memoryview) -> int | None:
+        """Wait for bytes where they can be decrypted right into `target`.
+
+        Whatever comes there wakes this in the same turn, so that a cancellation finds nothing.
+        """
+        state = self.state
+        state.sink = target
+        try:
+            while not (state.sunk or state.readable):
+                await self._readers.wait()
+                self._unyielded = 0
+        finally:
+            sunk = state.release_sink()
+        return sunk or state.read_into(target)
 
     async def _readable(self) -> None:
         # The only places to be cancelled are before anything is taken.

@@ -7,7 +7,7 @@ and a Noise message of that length: ciphertext, and a tag of 16 bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from ...dht.host import Buffer
 from ...dht.peer_id import PeerId
@@ -21,6 +21,34 @@ MAX_PLAINTEXT: Final = MAX_MESSAGE - TAG_BYTES
 _ALONE: Final = 16 * 1024
 """A piece from this size on begins a frame: an additional frame costs less than copying it, and
 whoever opens it has the piece without a copy."""
+
+
+class Reader(Protocol):
+    """Takes what frames carried, in their order."""
+
+    def room(self, size: int) -> memoryview | None:
+        """Where the next `size` bytes belong, when that is known: they are decrypted into it."""
+        ...
+
+    def filled(self, size: int) -> None:
+        """They are there."""
+        ...
+
+    def take(self, plaintext: bytes) -> None:
+        """Bytes (never none) for which there was no `room`."""
+        ...
+
+
+class _Pieces(list[bytes]):
+    """A `Reader` that keeps everything."""
+
+    def room(self, _: int) -> None:
+        return None
+
+    def filled(self, _: int) -> None:
+        raise AssertionError("there was no room")
+
+    take = list.append
 
 
 class NoiseSession:
@@ -97,37 +125,52 @@ class NoiseSession:
         Raises:
             PeerError: a frame was forged, changed, lost, repeated or out of order.
         """
+        plaintexts = _Pieces()
+        used = self.open_to(plaintexts, received)
+        return plaintexts, used
+
+    def open_to(self, reader: Reader, received: Buffer) -> int:
+        """As `open`, handed to `reader` frame by frame; whatever that raises goes through.
+
+        Returns:
+            The number of bytes consumed.
+        """
         self._check_alive()
         if not self._rest:
-            return self._open_frames(memoryview(received).cast("B"))
+            return self._open_frames(reader, memoryview(received).cast("B"))
         kept = len(self._rest)
         joined = b"".join((self._rest, received))
-        plaintexts, used = self._open_frames(memoryview(joined))
+        used = self._open_frames(reader, memoryview(joined))
         if used < kept:  # not even one frame: it is shorter than that, so is what we keep
             self._rest = joined[used:]
-            return plaintexts, len(joined) - kept
+            return len(joined) - kept
         self._rest = b""
-        return plaintexts, used - kept
+        return used - kept
 
-    def _open_frames(self, received: memoryview) -> tuple[list[bytes], int]:
-        plaintexts = []
+    def _open_frames(self, reader: Reader, received: memoryview) -> int:
         position, end = 0, len(received)
-        decrypt = self._receiving.decrypt
-        try:
-            while end - position >= LENGTH_BYTES:
-                size = received[position] << 8 | received[position + 1]
-                if size < TAG_BYTES:
-                    raise FormatError(f"a frame of {size} bytes is too short")
-                body = position + LENGTH_BYTES
-                if end - body < size:
-                    break
-                plaintext = decrypt(received[body : body + size])
-                position = body + size
-                if plaintext:
-                    plaintexts.append(plaintext)
-        except FormatError as error:
-            raise self._die(error.message) from error
-        return plaintexts, position
+        cipher = self._receiving
+        while end - position >= LENGTH_BYTES:
+            size = received[position] << 8 | received[position + 1]
+            if size < TAG_BYTES:
+                raise self._die(f"a frame of {size} bytes is too short")
+            body = position + LENGTH_BYTES
+            if end - body < size:
+                break
+            position = body + size
+            room = reader.room(size - TAG_BYTES)
+            try:
+                if room is None:
+                    plaintext = cipher.decrypt(received[body:position])
+                else:
+                    cipher.decrypt_into(received[body:position], room)
+            except FormatError as error:
+                raise self._die(error.message) from error
+            if room is not None:
+                reader.filled(size - TAG_BYTES)
+            elif plaintext:
+                reader.take(plaintext)
+        return position
 
     def _check_alive(self) -> None:
         if self._dead:

@@ -82,6 +82,7 @@ class YamuxCore:
         self._body_left = 0
         self._body_stream: YamuxStream | None = None
         self._body_flags = 0
+        self._events: Events = {}
 
     # --- streams ------------------------------------------------------------------------------
 
@@ -225,55 +226,98 @@ class YamuxCore:
         Raises:
             YamuxError: the peer broke a rule; the connection cannot go on.
         """
-        self._check_control()
-        events: Events = {}
         for piece in (data,) if isinstance(data, bytes) else data:
-            position, size = 0, len(piece)
-            while position < size:
-                if self._body_left:
-                    position = self._take_body(piece, position, events)
-                elif self._partial or size - position < HEADER.size:
-                    end = min(position + HEADER.size - len(self._partial), size)
-                    self._partial += piece[position:end]
-                    position = end
-                    if len(self._partial) == HEADER.size:
-                        header = bytes(self._partial)
-                        self._partial.clear()
-                        self._take_header(header, 0, events)
-                else:
-                    self._take_header(piece, position, events)
-                    position += HEADER.size
+            self.take(piece)
+        return self.take_events()
+
+    def take(self, piece: bytes) -> None:
+        """Take in some decrypted bytes; `take_events` tells later what they brought.
+
+        Raises:
+            YamuxError: as `receive`.
+        """
+        position, size = 0, len(piece)
+        while position < size:
+            if self._body_left:
+                position = self._take_body(piece, position)
+            elif self._partial or size - position < HEADER.size:
+                end = min(position + HEADER.size - len(self._partial), size)
+                self._partial += piece[position:end]
+                position = end
+                if len(self._partial) == HEADER.size:
+                    header = bytes(self._partial)
+                    self._partial.clear()
+                    self._take_header(header, 0)
+            else:
+                self._take_header(piece, position)
+                position += HEADER.size
+
+    def take_events(self) -> list[Event]:
+        """What came since the last call.
+
+        Raises:
+            YamuxError: as `receive`.
+        """
+        self._check_control()
+        events, self._events = self._events, {}
         return list(events.values())
 
-    def _take_body(self, piece: bytes, start: int, events: Events) -> int:
+    def room(self, size: int) -> memoryview | None:
+        """Where the next `size` bytes go without a copy, when somebody waits for just these.
+
+        Put them there and say `filled`, or give all of them to `take`.
+        """
+        stream = self._body_stream
+        if not 0 < size <= self._body_left or stream is None or stream.failure is not None:
+            return None
+        return stream.room(size)
+
+    def filled(self, size: int) -> None:
+        """`size` bytes are where `room` said."""
+        stream = self._body_stream
+        assert stream is not None
+        stream.sunk += size
+        self._came(stream, size)
+        if not self._body_left:
+            self._body_stream = None
+
+    def _take_body(self, piece: bytes, start: int) -> int:
         end = min(start + self._body_left, len(piece))
-        self._body_left -= end - start
         stream = self._body_stream
         if stream is not None and stream.failure is None:
-            stream.coming = self._body_left
-            stream.received(piece, start, end)
-            self.credit.received(end - start)
-            if stream not in events:
-                events[stream] = StreamChanged(stream)
-            if not self._body_left and self._body_flags:
-                self._take_flags(stream, self._body_flags)
+            if kept := stream.received(piece, start, end):
+                self.credit.received(kept)
+            self._came(stream, end - start)
+        else:
+            self._body_left -= end - start
         if not self._body_left:
             self._body_stream = None
         return end
 
-    def _take_header(self, piece: bytes, position: int, events: Events) -> None:
+    def _came(self, stream: YamuxStream, size: int) -> None:
+        """`size` bytes more of the frame under way are with their stream."""
+        self._body_left -= size
+        stream.coming = self._body_left
+        if stream not in self._events:
+            self._events[stream] = StreamChanged(stream)
+        if stream.sunk:
+            self.credit.earned(stream)
+        if not self._body_left and self._body_flags:
+            self._take_flags(stream, self._body_flags)
+
+    def _take_header(self, piece: bytes, position: int) -> None:
         version, kind, flags, stream_id, length = HEADER.unpack_from(piece, position)
         if version or flags or kind != DATA or not stream_id:
             check_header(version, kind, flags, stream_id)
         if kind == PING:
-            self._take_ping(flags, length, events)
+            self._take_ping(flags, length)
         elif kind == GO_AWAY:
             self.peer_leaves = True
             event = PeerGoesAway(length)
-            events[event] = event
+            self._events[event] = event
         else:
             if flags & SYN:
-                self._take_syn(stream_id, events)
+                self._take_syn(stream_id)
             stream = self._streams.get(stream_id)
             if stream is None:
                 self._take_stray(kind, flags, stream_id, length)
@@ -285,7 +329,7 @@ class YamuxCore:
                 self.credit_received += length
                 self._take_flags(stream, flags)
             if flags & (FIN | RST) or kind == WINDOW_UPDATE:
-                events[stream] = StreamChanged(stream)
+                self._events[stream] = StreamChanged(stream)
 
     def _take_data(self, stream: YamuxStream, flags: int, length: int) -> None:
         if length and stream.fin_received:
@@ -314,7 +358,7 @@ class YamuxCore:
             self.credit.forgo(stream)
             self._forget_if_finished(stream)
 
-    def _take_syn(self, stream_id: int, events: Events) -> None:
+    def _take_syn(self, stream_id: int) -> None:
         self._peer_ids.use(stream_id)
         if self._inbound >= self._limits.max_inbound or (
             len(self._backlog) >= self._limits.accept_backlog
@@ -327,7 +371,7 @@ class YamuxCore:
         stream.waiting = True
         self._backlog.append(stream)
         event = StreamOpened(stream)
-        events[event] = event
+        self._events[event] = event
 
     def _take_stray(self, kind: int, flags: int, stream_id: int, length: int) -> None:
         """A frame for a stream that is over here, and may not be at the peer's end yet."""
@@ -343,7 +387,7 @@ class YamuxCore:
         if flags & (FIN | RST):
             self._over.forget(stream_id)
 
-    def _take_ping(self, flags: int, number: int, events: Events) -> None:
+    def _take_ping(self, flags: int, number: int) -> None:
         if flags & SYN:
             self._check_control()
             self.outbox.control.append(frame(PING, ACK, 0, number))
@@ -352,7 +396,7 @@ class YamuxCore:
             self.credit.rtt = min(self.credit.rtt or took, took)
             self._pinged_at = None
             event = Pong()
-            events[event] = event
+            self._events[event] = event
 
     def _check_control(self) -> None:
         if self.outbox.unsolicited > self._limits.max_control:

@@ -19,8 +19,9 @@ _COALESCED: Final = 16 * 1024
 class YamuxStream:
     """State of one stream; made by `YamuxCore`. No method waits.
 
-    What was received is kept as views of the decrypted frames it came in, unless these would hold
-    more than twice their own size in memory: small pieces are gathered instead.
+    What was received goes into the memory of the reader that waits for it (`sink`), or is kept as
+    views of the decrypted frames it came in, unless these would hold more than twice their own size
+    in memory: small pieces are gathered instead.
     """
 
     __slots__ = (
@@ -40,6 +41,8 @@ class YamuxStream:
         "queued",
         "receive_credit",
         "send_window",
+        "sink",
+        "sunk",
         "waiting",
         "window",
     )
@@ -53,6 +56,10 @@ class YamuxStream:
         self.ours = ours
         self.buffered = 0
         """Bytes received and not read yet."""
+        self.sink: memoryview | None = None
+        """Where a reader waits for bytes, when nothing is buffered: they go there at once."""
+        self.sunk = 0
+        """How many of `sink` have come."""
         self.window = INITIAL_WINDOW
         """The most the peer may have sent and we not have read."""
         self.extra = 0
@@ -131,6 +138,17 @@ class YamuxStream:
         self._consumed(done)
         return done
 
+    def release_sink(self) -> int:
+        """Nothing more shall go into `sink`; returns how many bytes are there."""
+        sunk, self.sink, self.sunk = self.sunk, None, 0
+        return sunk
+
+    def room(self, size: int) -> memoryview | None:
+        """The part of `sink` for the next `size` bytes, if that is where they belong."""
+        if self.sink is None or self.buffered or len(self.sink) - self.sunk < size:
+            return None
+        return self.sink[self.sunk : self.sunk + size]
+
     def _nothing(self) -> bytes | None:
         if self.failure is not None:
             raise PeerError(self.failure)
@@ -153,8 +171,23 @@ class YamuxStream:
         self.buffered -= size
         self._core.consumed(self, size)
 
-    def received(self, piece: bytes, start: int, end: int) -> None:
-        """Keep `piece[start:end]`, for which credit has been checked."""
+    def received(self, piece: bytes, start: int, end: int) -> int:
+        """Take `piece[start:end]`, for which credit has been checked.
+
+        Returns:
+            How many bytes are kept until they are read; the others have gone into `sink`.
+        """
+        if self.sink is not None and not self.buffered:
+            size = min(len(self.sink) - self.sunk, end - start)
+            self.sink[self.sunk : self.sunk + size] = memoryview(piece)[start : start + size]
+            self.sunk += size
+            start += size
+        size = end - start
+        if size:
+            self._keep(piece, start, end)
+        return size
+
+    def _keep(self, piece: bytes, start: int, end: int) -> None:
         size = end - start
         self.buffered += size
         chunks = self._chunks

@@ -6,17 +6,19 @@ has been mended.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
 from libp2p.abc import INetStream
 from libp2p.io.trio import TrioTCPStream
 from libp2p.stream_muxer.yamux.yamux import Yamux
-from meshnode.dht.host import Buffer, Stream
+from meshnode.dht.host import Stream
 from meshnode.errors import PeerError
 from meshnode.node.transport.native_connection import NativeConnection
 from meshnode.node.transport.native_socket import NativeSocket
+
+from tests.unit.transport.native_in_the_clear import InTheClear
 
 from .conftest import Hosts, KeyOnly, with_hosts
 from .stock_library import (
@@ -57,20 +59,10 @@ async def test_stock_a_cancelled_write_leaves_half_a_frame() -> None:
     assert 0 < got < len(FRAME)
 
 
-class NullSession:
-    """Yamux in the clear."""
-
-    def seal_into(self, pieces: Sequence[Buffer], scratch: memoryview) -> bytes:
-        return b"".join(pieces)
-
-    def open(self, received: memoryview) -> tuple[list[bytes], int]:
-        return [bytes(received)], len(received)
-
-
 def native(stream: trio.SocketStream, *, initiator: bool, stall: float = 5.0) -> NativeConnection:
     wire = NativeSocket(stream)
     peer = KeyOnly(bytes(32)).peer_id
-    return NativeConnection(peer, wire, NullSession(), initiator=initiator, stall_timeout=stall)
+    return NativeConnection(peer, wire, InTheClear(), initiator=initiator, stall_timeout=stall)
 
 
 async def test_a_cancelled_write_cuts_no_frame() -> None:

@@ -7,6 +7,7 @@ import trio
 from blake3 import blake3
 from meshnode.errors import PeerRefusedError, UsageError
 from meshnode.node.exchange import (
+    BandwidthLimits,
     ChunkServer,
     Kept,
     PeerInfo,
@@ -37,6 +38,21 @@ async def test_ranges_are_those_of_the_chunk(autojump_clock, open_pair, chunk_of
         assert await pair.exchange.get_unverified(pair.peer, digest, 5, 10) == data[5:15]
         assert await pair.exchange.get_unverified(pair.peer, digest, 99_990) == data[-10:]
         assert await pair.exchange.get_unverified(pair.peer, digest, 100_000) == b""
+
+
+async def test_bytes_come_in_the_memory_of_whoever_asks(autojump_clock, open_pair, chunk_of):
+    async with open_pair() as pair:
+        data = chunk_of(700_000)
+        digest = pair.store.add(data)
+        memory = memoryview(bytearray(400_000))
+        for download in (0, 1_000_000):  # at once, and in the pieces of a limited line
+            pair.exchange.traffic.set_limits(BandwidthLimits(download=download))
+            memory[:] = bytes(400_000)
+            came = await pair.exchange.get_unverified(
+                pair.peer, digest, 300_000, 400_000, into=memory
+            )
+            assert came is memory
+            assert memory == data[300_000:]
 
 
 async def test_a_whole_chunk_of_known_length_costs_one_visit_to_the_store(

@@ -80,6 +80,8 @@ class ModelledExchange:
         """Bytes of bodies that crossed any link."""
         self.in_flight = 0
         self.most_in_flight = 0
+        self.lost: list[object] = []
+        """Memory of requests that were given up."""
         self._nursery = nursery
         self._rng = rng
 
@@ -100,8 +102,11 @@ class ModelledExchange:
         *,
         first_byte_timeout: float | None = None,
         arrival: Arrival | None = None,
+        into: memoryview | None = None,
     ) -> bytes:
         found, stats = self.peers[peer], self.stats.of(peer)
+        memory = None if into is None else into.obj
+        assert memory is None or all(memory is not lost for lost in self.lost)
         found.asked += 1
         stats.began(CHUNK)
         stats.download.began()
@@ -112,6 +117,7 @@ class ModelledExchange:
         try:
             await self._answer(found, answer, first_byte_timeout or 5.0)
         except trio.Cancelled:
+            self.lost.append(memory)  # the bytes under way could still come there
             answer.cancelled_at = trio.current_time() + found.rtt / 2
             if not answer.arrival.began:
                 stats.gave_up(trio.current_time() - began)

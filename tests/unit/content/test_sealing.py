@@ -183,6 +183,20 @@ def test_what_is_sealed_opens_and_is_named_by_its_stored_bytes(
     assert (chunk.ref.key is None) is sealer.public
     assert open_chunk(chunk.ref, memoryview(chunk.data)) == plain
     assert open_chunk(chunk.ref, chunk.data, verified=True) == plain
+    for room in (len(chunk.data), len(chunk.data) + 100, 0):
+        memory = memoryview(bytearray(room))
+        opened = open_chunk(chunk.ref, chunk.data, memory=memory)
+        assert opened == plain
+        assert len(opened) == len(plain)
+
+
+def test_a_chunk_is_opened_in_the_memory_that_is_offered() -> None:
+    chunk = Sealer(SECRET, "none").seal(NOISE)
+    memory = memoryview(bytearray(len(chunk.data)))
+    opened = open_chunk(chunk.ref, chunk.data, memory=memory)
+    assert isinstance(opened, memoryview)
+    assert opened.obj is memory.obj
+    assert memory[: len(NOISE)] == NOISE
 
 
 def test_equal_chunks_dedupe_within_a_mesh_and_not_across_meshes() -> None:
@@ -232,8 +246,9 @@ def test_every_flipped_bit_is_noticed(secret: bytes | None) -> None:
 @pytest.mark.parametrize("key", [bytes(32), b"short", b""])
 def test_a_wrong_key_is_told_from_damage(key: bytes) -> None:
     chunk = Sealer(SECRET).seal(NOISE)
-    with pytest.raises(WrongKeyError):
-        open_chunk(replace(chunk.ref, key=key), chunk.data)
+    for memory in (None, memoryview(bytearray(len(chunk.data)))):
+        with pytest.raises(WrongKeyError):
+            open_chunk(replace(chunk.ref, key=key), chunk.data, memory=memory)
 
 
 def test_a_public_chunk_does_not_open_with_a_key() -> None:

@@ -118,7 +118,8 @@ class FakeExchange:
         *,
         first_byte_timeout: float | None = None,
         arrival: Arrival | None = None,
-    ) -> bytes:
+        into: memoryview | None = None,
+    ) -> bytes | memoryview:
         self._enter(digest)
         found = None
         try:
@@ -145,7 +146,12 @@ class FakeExchange:
             if found.die_after_gets is not None and len(found.gets) >= found.die_after_gets:
                 found.down = True
             part = data[offset:end]
-            return bytes([part[0] ^ 1]) + part[1:] if found.corrupting else part
+            if found.corrupting:
+                part = bytes([part[0] ^ 1]) + part[1:]
+            if into is None:
+                return part
+            into[:] = part
+            return into
         finally:
             self.in_flight.remove(digest)
             if found is not None:

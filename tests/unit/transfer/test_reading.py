@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 from meshnode.node.content import ChunkerProfile, SealedChunk, Sealer, open_chunk
+from meshnode.node.transfer.memory import untouched_memory
 from meshnode.node.transfer.reading import (
     Draft,
     FilesReader,
@@ -14,7 +15,6 @@ from meshnode.node.transfer.reading import (
     SealedMemory,
     Window,
     seal_window,
-    untouched_memory,
     window_bytes,
 )
 from meshnode.node.transfer.source import look_at

@@ -12,6 +12,7 @@ from meshnode.errors import PeerError
 from meshnode.node.transport.native_connection import NativeConnection
 from meshnode.node.transport.native_socket import NativeSocket
 from meshnode.node.transport.native_stream import NativeStream
+from meshnode.node.transport.noise_session import Reader
 from meshnode.node.transport.yamux_limits import YamuxLimits
 
 PEER = PeerId.from_ed25519(bytes(32))
@@ -30,10 +31,11 @@ class InTheClear:
         self.sealed += 1
         return b"".join(pieces)
 
-    def open(self, received: memoryview) -> tuple[list[bytes], int]:
+    def open_to(self, reader: Reader, received: memoryview) -> int:
         if received[: len(FORGED)] == FORGED:
             raise PeerError("it is forged")
-        return [bytes(received)], len(received)
+        reader.take(bytes(received))
+        return len(received)
 
 
 async def sockets() -> tuple[trio.SocketStream, trio.SocketStream]:

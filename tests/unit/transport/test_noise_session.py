@@ -47,6 +47,48 @@ def test_many_frames_are_sealed_and_opened_in_one_call() -> None:
     assert used == len(wire)
 
 
+class Placing:
+    """Has room for frames of at least `least` bytes."""
+
+    def __init__(self, least: int) -> None:
+        self.least = least
+        self.placed = bytearray()
+        self.taken: list[bytes] = []
+        self._room = memoryview(b"")
+
+    def room(self, size: int) -> memoryview | None:
+        self._room = memoryview(bytearray(size))
+        return self._room if size >= self.least else None
+
+    def filled(self, size: int) -> None:
+        assert size == len(self._room)
+        self.placed += self._room
+
+    def take(self, plaintext: bytes) -> None:
+        self.taken.append(plaintext)
+
+
+def test_frames_are_opened_where_the_reader_has_room_and_otherwise_given_to_it() -> None:
+    left, right = sessions()
+    wire = sealed(left, b"head") + sealed(left, SENT) + sealed(left, b"tail")
+    reader = Placing(1000)
+    assert right.open_to(reader, wire[:-1]) == len(wire) - 4 - 18
+    assert right.open_to(reader, wire[-22:]) == 22
+    assert reader.placed == SENT
+    assert reader.taken == [b"head", b"tail"]
+
+
+def test_a_forged_frame_ends_the_session_also_where_the_reader_has_room() -> None:
+    left, right = sessions()
+    wire = bytearray(sealed(left, SENT[:5000]))
+    wire[100] ^= 1
+    reader = Placing(1000)
+    for _ in range(2):
+        with pytest.raises(PeerError, match="authentication"):
+            right.open_to(reader, wire)
+    assert not reader.placed
+
+
 def test_both_directions_are_independent() -> None:
     left, right = sessions()
     for number in range(3):

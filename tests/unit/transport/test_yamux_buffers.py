@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from meshnode.node.transport.yamux_events import StreamChanged
 from meshnode.node.transport.yamux_frames import MAX_PAYLOAD
 from meshnode.node.transport.yamux_limits import YamuxLimits
 
@@ -9,8 +10,10 @@ from tests.unit.transport.yamux_by_hand import (
     ACK,
     DATA,
     FIN,
+    INITIAL,
     PING,
     RST,
+    SYN,
     WINDOW,
     accepted,
     data,
@@ -91,6 +94,60 @@ def test_large_pieces_are_kept_without_a_copy() -> None:
     target = bytearray(70_000)
     assert stream.read_into(memoryview(target)) == 60_000
     assert stream.read_into(memoryview(target)) is None
+
+
+def test_bytes_that_are_waited_for_go_where_the_reader_wants_them() -> None:
+    core = server()
+    stream = accepted(core)
+    target = bytearray(100_000)
+    stream.sink = memoryview(target)
+    core.take(frame(DATA, 0, 1, 90_000))
+    room = core.room(60_000)
+    assert room is not None
+    assert room.obj is target
+    room[:] = b"a" * 60_000
+    core.filled(60_000)
+    assert core.room(30_001) is None, "more than the frame has"
+    core.take(b"b" * 30_000)
+    assert core.take_events() == [StreamChanged(stream)]
+    assert (core.buffered, stream.release_sink()) == (0, 90_000)
+    assert target[:90_000] == b"a" * 60_000 + b"b" * 30_000
+
+
+def test_what_does_not_fit_where_the_reader_waits_is_kept_for_the_next_read() -> None:
+    core = server()
+    stream = accepted(core)
+    target = bytearray(1000)
+    stream.sink = memoryview(target)
+    core.take(frame(DATA, 0, 1, 5000))
+    assert core.room(5000) is None
+    core.take(b"a" * 1000 + b"b" * 2000)
+    assert core.room(2000) is None, "what came before has not been read"
+    core.take(b"c" * 2000)
+    assert stream.release_sink() == 1000
+    assert target == b"a" * 1000
+    assert stream.read(10_000) == b"b" * 2000 + b"c" * 2000
+
+
+def test_a_reader_that_waits_earns_credit_as_one_that_reads() -> None:
+    core = server()
+    stream = accepted(core)
+    stream.sink = memoryview(bytearray(INITIAL))
+    core.receive(frame(DATA, 0, 1, INITIAL) + bytes(INITIAL // 2 - 1))
+    assert not core.has_outgoing
+    core.receive(b"x")
+    assert parsed(outgoing(core)) == [(WINDOW, 0, 1, INITIAL // 2)]
+
+
+def test_no_room_is_offered_for_a_stream_that_was_reset() -> None:
+    core = server()
+    stream = accepted(core)
+    stream.sink = memoryview(bytearray(1000))
+    core.receive(frame(DATA, 0, 1, 1000) + b"x")
+    stream.reset()
+    assert core.room(999) is None
+    core.receive(bytes(999) + frame(PING, SYN, 0, 1))
+    assert stream.sunk == 1
 
 
 def test_small_pieces_are_read_together_and_large_ones_by_themselves() -> None:
