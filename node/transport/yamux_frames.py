@@ -33,10 +33,12 @@ INITIAL_WINDOW: Final = 256 * 1024
 MAX_WINDOW: Final = (1 << 32) - 1
 """The counter is 32 bits wide in every implementation."""
 
-MAX_PAYLOAD: Final = 64 * 1024
-"""Of one data frame; as much as other implementations send at most."""
 _NOISE_FRAME: Final = 65_519
 """What one Noise frame carries."""
+TURN_PAYLOAD: Final = 64 * 1024
+"""Of one data frame while several streams take turns."""
+MAX_PAYLOAD: Final = 4 * _NOISE_FRAME
+"""Of one data frame: below the credit that every stream begins with, and what others accept."""
 
 
 class YamuxError(FormatError):
@@ -57,15 +59,16 @@ def frame(kind: int, flags: int, stream_id: int, length: int) -> bytes:
     return HEADER.pack(0, kind, flags, stream_id, length)
 
 
-def payload_size(waiting: int) -> int:
-    """How many of `waiting` bytes to put into the next data frame.
+def payload_size(waiting: int, most: int) -> int:
+    """How many of `waiting` bytes to put into the next data frame, of about `most`.
 
     Cut evenly into Noise frames, so that no write ends in one of a few bytes: those cost as much
     work as full ones.
     """
-    if waiting <= MAX_PAYLOAD:
+    if waiting <= most:
         return waiting
-    return -(-waiting // -(-waiting // _NOISE_FRAME))
+    whole = most // _NOISE_FRAME * _NOISE_FRAME
+    return -(-waiting // -(-waiting // whole))
 
 
 def check_header(version: int, kind: int, flags: int, stream_id: int) -> None:

@@ -7,7 +7,17 @@ from collections.abc import Callable
 from typing import Final
 
 from ...dht.host import Buffer
-from .yamux_frames import DATA, FIN, HEADER, RST, WINDOW_UPDATE, frame, payload_size
+from .yamux_frames import (
+    DATA,
+    FIN,
+    HEADER,
+    MAX_PAYLOAD,
+    RST,
+    TURN_PAYLOAD,
+    WINDOW_UPDATE,
+    frame,
+    payload_size,
+)
 from .yamux_stream import YamuxStream
 
 _SMALL: Final = 4096
@@ -91,7 +101,10 @@ class Outbox:
             if pending is None:  # reset or abandoned while it was in line
                 stream.queued = False
                 continue
-            size = min(payload_size(len(pending)), stream.send_window)
+            # Each frame costs both sides as much as a small message: one that need not share the
+            # line has as much in it as there is room for.
+            most = TURN_PAYLOAD if ready else max(TURN_PAYLOAD, min(MAX_PAYLOAD, max_bytes))
+            size = min(payload_size(len(pending), most), stream.send_window)
             out.append(HEADER.pack(0, DATA, 0, stream.id, size))
             max_bytes -= size
             stream.send_window -= size

@@ -31,7 +31,7 @@ def test_a_megabyte_costs_no_copy_and_a_handful_of_buffers() -> None:
     source = bytearray(1 << 20)
     stream.begin_write(source)
     views = [piece for piece in core.take_outgoing(1 << 30) if isinstance(piece, memoryview)]
-    assert len(views) == 17
+    assert len(views) == 5
     assert all(view.obj is source for view in views)
 
 
@@ -61,16 +61,25 @@ def test_small_writes_nobody_takes_are_bounded_and_then_wait() -> None:
     assert stream.pending is None
 
 
+def test_a_write_that_shares_the_line_with_nobody_is_one_frame_of_four_noise_frames() -> None:
+    core = server(YamuxLimits())
+    accepted(core).begin_write(bytes(MAX_PAYLOAD))
+    assert parsed(b"".join(core.take_outgoing(256 * 1024))) == [(DATA, 0, 1, 4 * 65_519)]
+
+
 def test_a_write_is_cut_into_even_frames_without_a_last_one_of_a_few_bytes() -> None:
     core = server(YamuxLimits())
     stream = accepted(core)
     core.receive(frame(WINDOW, 0, 1, 8 << 20))
-    for size in (65_519, 65_536, 65_537, 262_144, 1 << 20):
-        stream.begin_write(bytes(size))
-        sizes = [length for *_, length in parsed(outgoing(core))]
-        assert sum(sizes) == size
-        assert max(sizes) <= MAX_PAYLOAD
-        assert min(sizes) > 30_000
+    for most in (1, 100_000, 1 << 30):
+        for size in (65_519, 65_536, 65_537, 262_076, 262_077, 1 << 20):
+            stream.begin_write(bytes(size))
+            sizes = []
+            while frames := parsed(b"".join(core.take_outgoing(most))):
+                sizes += [length for *_, length in frames]
+            assert sum(sizes) == size
+            assert max(sizes) <= max(65_536, min(MAX_PAYLOAD, most))
+            assert min(sizes) > 30_000
 
 
 def test_small_pieces_are_gathered_and_do_not_hold_large_frames() -> None:

@@ -6,7 +6,7 @@ import pytest
 from meshnode.errors import PeerError
 from meshnode.node.transport.yamux import YamuxCore
 from meshnode.node.transport.yamux_events import Event, PeerGoesAway, Pong, StreamChanged
-from meshnode.node.transport.yamux_frames import MAX_PAYLOAD, YamuxError
+from meshnode.node.transport.yamux_frames import MAX_PAYLOAD, TURN_PAYLOAD, YamuxError
 from meshnode.node.transport.yamux_limits import YamuxLimits
 
 from tests.unit.transport.yamux_by_hand import (
@@ -83,7 +83,7 @@ def test_nothing_is_sent_beyond_the_peers_credit() -> None:
     stream.begin_write(bytes(INITIAL + 1000))
     sent = parsed(outgoing(core))
     assert sum(length for *_, length in sent) == INITIAL
-    assert max(length for *_, length in sent) <= MAX_PAYLOAD == 65536
+    assert max(length for *_, length in sent) <= MAX_PAYLOAD < INITIAL
     assert not core.has_outgoing
     core.receive(frame(WINDOW, 0, 1, 600))
     assert parsed(outgoing(core)) == [(DATA, 0, 1, 600)]
@@ -166,8 +166,9 @@ def test_streams_take_turns() -> None:
     core = server(YamuxLimits())
     for stream in [accepted(core, stream_id) for stream_id in (1, 3, 5)]:
         stream.begin_write(bytes(INITIAL))
-    first = parsed(b"".join(core.take_outgoing(5 * MAX_PAYLOAD)))
+    first = parsed(b"".join(core.take_outgoing(5 * TURN_PAYLOAD)))
     assert [stream_id for _, _, stream_id, _ in first] == [1, 3, 5, 1, 3, 5, 1]
+    assert max(length for *_, length in first) <= TURN_PAYLOAD == 65536
 
 
 def test_control_frames_overtake_data() -> None:
