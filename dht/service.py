@@ -108,7 +108,7 @@ class Dht:
         Unless it is connected, what is known of it is tried by connecting, then the mesh is asked,
         and what others say is tried. When that leads nowhere, the newest record that `peer` signed
         itself is believed: what is in that comes first. With a full map such a record is here, and
-        nobody is asked.
+        nobody is asked, unless `peer` is gone by it.
         """
         return await self._parts.whereabouts.find(peer)
 

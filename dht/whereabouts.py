@@ -37,22 +37,25 @@ class Whereabouts:
         """Multiaddrs of `peer`, the likeliest first; see `Dht.find_peer`."""
         if peer in self._host.connected_peers() and (known := self._host.known_addresses(peer)):
             return known
-        signed = self._on_map(peer)
-        if signed is None:
+        told, is_there = self._on_map(peer)
+        if told is not None and is_there:
+            return self._believe(told)
+        found = await self._answers(peer)
+        if not found:
+            await self._ask_others(peer)
             found = await self._answers(peer)
-            if not found:
-                await self._ask_others(peer)
-                found = await self._answers(peer)
-            if found:
-                return self._host.known_addresses(peer)
-            signed = (await self._reader.peer_record(peer)).record
+        if found:
+            return self._host.known_addresses(peer)
+        signed = (await self._reader.peer_record(peer)).record
+        if signed is None or (told is not None and told.seq > signed.seq):
+            signed = told
         return self._host.known_addresses(peer) if signed is None else self._believe(signed)
 
-    def _on_map(self, peer: PeerId) -> PeerRecord | None:
-        """What a complete map says, which is as new as gossip is fast."""
+    def _on_map(self, peer: PeerId) -> tuple[PeerRecord | None, bool]:
+        """What a complete map says, and whether the peer is there, as far as gossip has come."""
         if self._gossip is None or not self._gossip.complete:
-            return None
-        return self._gossip.map.record(peer)
+            return None, False
+        return self._gossip.map.record(peer), not self._gossip.map.is_gone(peer)
 
     async def _ask_others(self, peer: PeerId) -> None:
         """Ask those near `peer` until one names an address that we do not have."""

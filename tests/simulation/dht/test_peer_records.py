@@ -237,6 +237,24 @@ async def test_a_node_that_comes_back_elsewhere_is_soon_on_all_maps(
                     await trio.sleep(1)
 
 
+async def test_a_goodbye_on_the_map_does_not_hide_who_is_back(
+    mesh_of: MeshOpener, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mesh_of(8, full_map=True) as mesh:
+        await trio.sleep(120)
+        left, reader = mesh.nodes[3], mesh.nodes[5]
+        await mesh.stop(left)
+        await trio.sleep(60)
+        assert await reader.dht.find_peer(left.peer) == []
+        monkeypatch.setattr(reader.dht._gossip, "hear", lambda *_: None)
+        again = await mesh.add(peer=left.peer)
+        await trio.sleep(5)
+        await reader.host.disconnect(left.peer)
+        assert reader.dht._gossip.map.record(left.peer).leaving
+        assert again.host.addresses()[0] in await reader.dht.find_peer(left.peer)
+        assert left.peer in reader.host.connected_peers()
+
+
 async def test_records_are_repeated_signed_anew_and_end_when_their_node_is_gone(
     mesh_of: MeshOpener, autojump_clock: MockClock
 ) -> None:
