@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 
@@ -14,13 +16,19 @@ class Gate:
     def __init__(self) -> None:
         self._waiting: list[trio.lowlevel.Task] = []
 
-    async def wait(self) -> None:
-        """Until the next `wake`. Look again at what you wait for."""
+    async def wait(self, given_up: Callable[[], object] | None = None) -> None:
+        """Until the next `wake`. Look again at what you wait for.
+
+        A task that is cancelled hears of it in its next turn, and others may have theirs before;
+        `given_up` is called at once.
+        """
         task = trio.lowlevel.current_task()
         self._waiting.append(task)
 
         def give_up(_: object) -> trio.lowlevel.Abort:
             self._waiting.remove(task)
+            if given_up is not None:
+                given_up()
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(give_up)

@@ -80,17 +80,15 @@ class NativeStream:
     async def _sink(self, target: memoryview) -> int | None:
         """Wait for bytes where they can be decrypted right into `target`.
 
-        Whatever comes there wakes this in the same turn, so that a cancellation finds nothing.
+        Whatever comes there wakes this in the same turn, and whoever gives up takes `target` back
+        at once: so a cancellation finds nothing, and the next reader loses nothing.
         """
         state = self.state
         state.sink = target
-        try:
-            while not (state.sunk or state.readable):
-                await self._readers.wait()
-                self._unyielded = 0
-        finally:
-            sunk = state.release_sink()
-        return sunk or state.read_into(target)
+        while not (state.sunk or state.readable):
+            await self._readers.wait(given_up=state.release_sink)
+            self._unyielded = 0
+        return state.release_sink() or state.read_into(target)
 
     async def _readable(self) -> None:
         # The only places to be cancelled are before anything is taken.
