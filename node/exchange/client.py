@@ -191,7 +191,7 @@ class Exchange:
         first_byte_timeout: float | None = None,
         progress_timeout: float | None = None,
         arrival: Arrival | None = None,
-        into: memoryview | None = None,
+        into: Callable[[], memoryview] | None = None,
         lane: Lane = Lane.INTERACTIVE,
     ) -> bytearray | memoryview:
         """Bytes that `peer` claims are those of the chunk; only their number was checked.
@@ -203,8 +203,9 @@ class Exchange:
             length: when given, exactly so many bytes come, or an error. Under a download limit they
                 are asked for in pieces, for which a chunk of unknown length is too uncertain.
             arrival: is kept up to date while they come.
-            into: `length` bytes of memory to put them in, which is returned. When this does not
-                return, it must not be used any more: what is under way may go on to come there.
+            into: asked for `length` bytes of memory when they begin to come; the last that it gave
+                is returned. Unless this returns, it must not be used any more: what is under way
+                may go on to come there.
         """
         timeouts = (first_byte_timeout, progress_timeout)
         most = self.traffic.piece()
@@ -212,11 +213,15 @@ class Exchange:
         if length is None or not most or length <= most:
             body = await self._body(peer, digest, offset, length, lane, timeouts, arrival, into)
         else:
-            body = memoryview(bytearray(length)) if into is None else into
+            body = memoryview(bytearray(length)) if into is None else into()
             for start in range(0, length, most):
                 size = min(most, length - start)
                 part, at = body[start : start + size], offset + start
-                await self._body(peer, digest, at, size, lane, timeouts, None, part)
+
+                def there(part: memoryview = part) -> memoryview:
+                    return part
+
+                await self._body(peer, digest, at, size, lane, timeouts, None, there)
                 if arrival is not None:
                     arrival.update(start + size)
         self.stats.of(peer).succeeded()
@@ -231,7 +236,7 @@ class Exchange:
         lane: Lane,
         timeouts: tuple[float | None, float | None],
         arrival: Arrival | None,
-        into: memoryview | None = None,
+        into: Callable[[], memoryview] | None = None,
     ) -> bytearray | memoryview:
         size = _PRESUMED_BYTES if length is None else length
         question = self._question(
@@ -341,7 +346,7 @@ class Exchange:
         data: Buffer = b"",
         on_sent: Callable[[], None] | None = None,
         arrival: Arrival | None = None,
-        into: memoryview | None = None,
+        into: Callable[[], memoryview] | None = None,
     ) -> Question:
         return Question(
             make=make,

@@ -397,7 +397,7 @@ class StreamLink:
         # The peer announced `length`, but it is bounded by what was asked and by the largest chunk,
         # and the pages are touched only as bytes come in.
         into = None if pending.abandoned else pending.into
-        body = bytearray(length) if into is None else into
+        body = bytearray(length) if into is None else into()
         self._body_began = trio.current_time()
         before = self._metered.bytes_read
         self._incoming = (pending, before, before + length)

@@ -67,8 +67,9 @@ class Question:
     """Called when all of the body was handed to the transport."""
     arrival: Arrival | None = None
     """Kept up to date while the answer comes in."""
-    into: memoryview | None = None
-    """Where to put the body of the answer, `expected_bytes` long; None: memory of its own."""
+    into: Callable[[], memoryview] | None = None
+    """Asked as the body of the answer begins where to put it, `expected_bytes` long; None: memory
+    of its own."""
 
 
 @dataclass(slots=True, eq=False)
@@ -106,7 +107,7 @@ class Pending:
     """Bytes of the body, from when it is queued."""
     arrival: Arrival | None = None
     """Somebody watches how the answer comes in."""
-    into: memoryview | None = None
+    into: Callable[[], memoryview] | None = None
     invitation: Invitation | None = None
     limit: trio.CancelScope | None = None
     """Around all of the request; time in which we hold it up ourselves does not count."""

@@ -36,11 +36,11 @@ class ChunkExchange(Protocol):
         *,
         first_byte_timeout: float | None = None,
         arrival: Arrival | None = None,
-        into: memoryview | None = None,
+        into: Callable[[], memoryview] | None = None,
     ) -> Buffer:
         """Bytes of a chunk as the peer sent them, not checked; None: to its end. `arrival` is kept
-        up to date while they come. They may come in `into`, which is the callee's for ever unless
-        this returns."""
+        up to date while they come. They may come in the memory that `into` gives when they
+        begin to, which is the callee's for ever unless this returns."""
         ...
 
     def hold_up(self, size: int, *, upload: bool = False) -> float:

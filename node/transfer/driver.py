@@ -92,6 +92,8 @@ class _Running:
     ask: Ask
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     arrival: Arrival = field(default_factory=Arrival)
+    memory: memoryview | None = None
+    """Where its bytes come, once they do."""
     told: int = -1
     """Bytes the scheduler knows of; -1: not even that the answer began."""
 
@@ -265,14 +267,14 @@ class Driver:
             try:
                 with self._tracer.asking(ask.peer) as tally:
                     began = trio.current_time()
-                    # Given back only when the exchange is known to have done with it.
-                    memory = self._memory.take(self._refs[ask.chunk].size)
-                    stored = await self._get(running, memory)
+                    stored = await self._get(running)
                     tally.slowest = max(tally.slowest, trio.current_time() - began)
                 try:
                     await self._take(running, stored)
                 finally:
-                    self._memory.give_back(memory)
+                    # Not before: of a request that failed, the exchange may still be reading it.
+                    if running.memory is not None:
+                        self._memory.give_back(running.memory)
             except _CorruptChunkError:
                 digest = self._refs[ask.chunk].digest
                 self._fail(running, Fault.CORRUPT, self._ctx.exchange.corrupt(ask.peer, digest))
@@ -281,9 +283,14 @@ class Driver:
             except (PeerError, MembershipError) as error:
                 self._fail(running, _fault_of(error), error)
 
-    async def _get(self, running: _Running, into: memoryview) -> Buffer:
+    async def _get(self, running: _Running) -> Buffer:
         settings, ask = self._ctx.chunk_settings, running.ask
         ref, exchange = self._refs[ask.chunk], self._ctx.exchange
+
+        def into() -> memoryview:
+            running.memory = self._memory.take(ref.size)
+            return running.memory
+
         with trio.move_on_after(settings.chunk_timeout_secs + exchange.hold_up(ref.size)):
             stored = await exchange.get_unverified(
                 ask.peer,
@@ -317,7 +324,7 @@ class Driver:
 
     async def _use(self, index: int, stored: Buffer, *, verified: bool) -> None:
         ref = self._refs[index]
-        with self._alone(index), self._memory.lent(ref.size) as memory:
+        with self._alone(index):
             with self._tracer.phase("checking and writing"):
                 # One hop: verify, open and use in the same thread, while the bytes are in its
                 # cache. When it has begun it ends, also when the request is given up.
@@ -326,7 +333,7 @@ class Driver:
                     ref,
                     stored,
                     verified,
-                    memory,
+                    self._memory,
                     index,
                     self._consume,
                     limiter=self._threads,
@@ -369,10 +376,11 @@ def _open_and_consume(
     ref: ChunkRef,
     stored: Buffer,
     verified: bool,
-    memory: memoryview,
+    memory: Memory,
     index: int,
     consume: Consume,
 ) -> object:
     if not verified and blake3(stored).digest() != ref.digest:
         raise _CorruptChunkError(f"{len(stored)} bytes are not the chunk that was asked for.")
-    return consume(index, open_chunk(ref, stored, verified=True, memory=memory))
+    with memory.lent(ref.size) as room:
+        return consume(index, open_chunk(ref, stored, verified=True, memory=room))

@@ -22,7 +22,9 @@ def untouched_memory(size: int) -> memoryview:
 
 class Memory:
     """Buffers of one size, as many as are in use at a time; 32 MiB of them, or one, are kept. For
-    the event loop.
+    many threads at once.
+
+    Take them late and give them back soon: what was used once is filled to the largest chunk.
 
     Args:
         size: of each, in bytes; the most that is ever asked for.
@@ -36,7 +38,10 @@ class Memory:
         """`size` bytes. Whoever never gives them back only costs a later one new pages."""
         if size < _KEPT_FROM:
             return memoryview(bytearray(size))
-        whole = self._free.pop() if self._free else untouched_memory(self._size)
+        try:
+            whole = self._free.pop()
+        except IndexError:
+            whole = untouched_memory(self._size)
         return whole[:size]
 
     def give_back(self, memory: memoryview) -> None:

@@ -49,10 +49,33 @@ async def test_bytes_come_in_the_memory_of_whoever_asks(autojump_clock, open_pai
             pair.exchange.traffic.set_limits(BandwidthLimits(download=download))
             memory[:] = bytes(400_000)
             came = await pair.exchange.get_unverified(
-                pair.peer, digest, 300_000, 400_000, into=memory
+                pair.peer, digest, 300_000, 400_000, into=lambda: memory
             )
             assert came is memory
             assert memory == data[300_000:]
+
+
+async def test_memory_is_asked_for_only_as_bytes_begin_to_come(autojump_clock, open_pair, chunk_of):
+    async with open_pair() as pair, trio.open_nursery() as nursery:
+        lent: set[bytes] = set()
+        most = 0
+
+        async def get(digest: bytes) -> None:
+            def into() -> memoryview:
+                nonlocal most
+                lent.add(digest)
+                most = max(most, len(lent))
+                return memoryview(bytearray(300_000))
+
+            await pair.exchange.get_unverified(pair.peer, digest, 0, 300_000, into=into)
+            lent.remove(digest)
+
+        for number in range(24):
+            nursery.start_soon(get, pair.store.add(chunk_of(300_000, number)))
+        with pytest.raises(PeerRefusedError):
+            await get(bytes(32))
+        assert 0 < most <= 4  # two streams; their readers may be one answer ahead of the askers
+    assert not lent
 
 
 async def test_a_whole_chunk_of_known_length_costs_one_visit_to_the_store(

@@ -102,10 +102,10 @@ class ModelledExchange:
         *,
         first_byte_timeout: float | None = None,
         arrival: Arrival | None = None,
-        into: memoryview | None = None,
+        into: Callable[[], memoryview] | None = None,
     ) -> bytes:
         found, stats = self.peers[peer], self.stats.of(peer)
-        memory = None if into is None else into.obj
+        memory = None if into is None else into().obj
         assert memory is None or all(memory is not lost for lost in self.lost)
         found.asked += 1
         stats.began(CHUNK)

@@ -118,7 +118,7 @@ class FakeExchange:
         *,
         first_byte_timeout: float | None = None,
         arrival: Arrival | None = None,
-        into: memoryview | None = None,
+        into: Callable[[], memoryview] | None = None,
     ) -> bytes | memoryview:
         self._enter(digest)
         found = None
@@ -150,8 +150,9 @@ class FakeExchange:
                 part = bytes([part[0] ^ 1]) + part[1:]
             if into is None:
                 return part
-            into[:] = part
-            return into
+            memory = into()
+            memory[:] = part
+            return memory
         finally:
             self.in_flight.remove(digest)
             if found is not None:
