@@ -24,6 +24,7 @@ _SMALL: Final = 4096
 """A write so small becomes a frame at once: copying it costs less than keeping it in line."""
 _MAX_SMALL: Final = 32 * 1024
 """Small writes waiting to be sent, all streams together; further ones wait with their caller."""
+_AMPLE_CREDIT: Final = 4 * MAX_PAYLOAD
 
 
 class Outbox:
@@ -102,8 +103,11 @@ class Outbox:
                 stream.queued = False
                 continue
             # Each frame costs both sides as much as a small message: one that need not share the
-            # line has as much in it as there is room for.
-            most = TURN_PAYLOAD if ready else max(TURN_PAYLOAD, min(MAX_PAYLOAD, max_bytes))
+            # line has as much in it as there is room for. But most peers give credit for whole
+            # frames: one as large as their window would have us wait for it every time.
+            most = TURN_PAYLOAD
+            if not ready and stream.send_window >= _AMPLE_CREDIT:
+                most = max(TURN_PAYLOAD, min(MAX_PAYLOAD, max_bytes))
             size = min(payload_size(len(pending), most), stream.send_window)
             out.append(HEADER.pack(0, DATA, 0, stream.id, size))
             max_bytes -= size

@@ -63,8 +63,18 @@ def test_small_writes_nobody_takes_are_bounded_and_then_wait() -> None:
 
 def test_a_write_that_shares_the_line_with_nobody_is_one_frame_of_four_noise_frames() -> None:
     core = server(YamuxLimits())
-    accepted(core).begin_write(bytes(MAX_PAYLOAD))
+    stream = accepted(core)
+    core.receive(frame(WINDOW, 0, 1, 8 << 20))
+    stream.begin_write(bytes(MAX_PAYLOAD))
     assert parsed(b"".join(core.take_outgoing(256 * 1024))) == [(DATA, 0, 1, 4 * 65_519)]
+
+
+def test_no_frame_takes_all_of_a_small_window() -> None:
+    core = server(YamuxLimits())
+    accepted(core).begin_write(bytes(INITIAL))
+    sizes = [length for *_, length in parsed(outgoing(core))]
+    assert sum(sizes) == INITIAL
+    assert max(sizes) <= 65_536
 
 
 def test_a_write_is_cut_into_even_frames_without_a_last_one_of_a_few_bytes() -> None:
