@@ -24,7 +24,9 @@ UNKNOWN = "/test/unknown/1"
 
 TOKEN_SIZE = 8
 READ_SIZE = 256 * 1024
-NO_PROGRESS = 0.3
+NO_PROGRESS = 2.0
+"""Seconds: py-libp2p leaves half a frame, and a broken connection, when a write is cancelled that
+waits for the socket and not for credit; a busy machine must not look like a full window."""
 
 Open = Callable[[str], Awaitable[Stream]]
 
